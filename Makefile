@@ -1,0 +1,41 @@
+# Python 3.11+ and make are all that this file needs; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-unit lint bench soak clean help
+
+help:
+	@echo "make demo   train, evaluate and review a small CLIP on real pictures (about 15 minutes on 2 cores)"
+	@echo "make test   all tests;  make test-unit: those without servers and clusters"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  speed, side by side with open_clip"
+	@echo "make soak   tests and measurements that take hours"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m cliploom.demo
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-unit: $(READY)
+	$(BIN)/python -m pytest -m "not integration and not slow"
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m "slow"
+
+clean:
+	rm -rf $(VENV) demo build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Train CLIP on a manifest, and register what comes out."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cliploom import job
+from cliploom.config import Config, require
+
+
+def main(config: Config, words: list[str]) -> None:
+    """Train a CLIP model on image-text pairs, and register it as a candidate.
+
+    A run that was stopped goes on from its last checkpoint when the job is started again with the same run.name.
+    """
+    require(config, "run.name", "data.manifest", "registry.model_name")
+    from cliploom import registry, storage
+    from cliploom.cluster import connect
+    from cliploom.training.run import is_complete, plan_run
+
+    run = plan_run(config)
+    storage.check(run.folder, "run.storage")
+    uri = registry.store_uri(config)
+    registry.check(uri)
+    tracker = registry.Tracker.start(
+        uri, config.registry.experiment, str(config.run.name), registry.params(config), {}, registry.artifact_root(config)
+    )
+    job.header(config.run.name, run.folder, tracker.url)
+    status: Any = "FAILED"
+    try:
+        if not is_complete(run):
+            with connect(config.ray):
+                _train(run, tracker)
+        version = _register(run, uri, tracker.run_id)
+        print(f"registered {version.name} version {version.version}, alias candidate")
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def _train(run: Any, tracker: Any) -> None:
+    from cliploom.progress import Progress
+    from cliploom.training.trainer import fit
+
+    with Progress("step", run.steps) as progress:
+
+        def report(row: dict[str, Any]) -> None:
+            if "checkpoint" in row:
+                return
+            tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
+            progress.update(
+                row["step"],
+                f"loss {row['loss']:.3f}  {row['samples_per_second']:,.0f} samples/s  "
+                f"waiting for data {row['data_wait_seconds']:.1f} s",
+            )
+
+        fit(run, report)
+
+
+def _register(run: Any, uri: str, run_id: str) -> Any:
+    from cliploom import registry, storage
+
+    source = run.stream.source
+    tags = registry.version_tags(run.config, source.fingerprint, run.steps * run.stream.global_batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in storage.files(run.export):
+            storage.download(file.uri, Path(folder, storage.name(file.uri)))
+        return registry.register(
+            uri, run.config.registry.model_name, run_id, Path(folder), tags, registry.card(run.config, tags)
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(job.run(main))

@@ -1,0 +1,47 @@
+"""The connection to Ray: the cluster that a job was submitted to, a named one, or one on this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cliploom.config import Ray
+from cliploom.errors import InputError
+
+
+@contextmanager
+def connect(config: Ray) -> Iterator[None]:
+    """Be connected to Ray inside the block; a cluster started for it ends with it.
+
+    A connection that is already there is used and left as it is.
+
+    Raises:
+        InputError: no cluster answers at `ray.address`.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines are printed twice
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",  # a stale file of a cluster long gone must not be taken for one
+                num_cpus=config.cpus,
+                object_store_memory=int(config.object_store_gb * 2**30),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except ConnectionError as error:
+        raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,93 @@
+"""A bounded cache of remote shards on each node: a shard is downloaded once a node, whoever asks for it first.
+
+Where and how large is the node's own matter, so the environment says it: `CLIPLOOM_CACHE` (a folder, by default in the
+system's temporary one) and `CLIPLOOM_CACHE_GB` (by default 20). Shards in local folders are read where they are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from cliploom import storage
+from cliploom.errors import InputError
+
+_DEFAULT_GB = 20.0
+
+
+def opened(uri: str, size: int, digest: str) -> IO[bytes]:
+    """The shard, open for reading; a remote one from the cache, downloaded and checked if it is not there yet.
+
+    Args:
+        uri: of the shard.
+        size: of the shard in bytes, as its manifest says.
+        digest: as its manifest says; a `sha256:` is checked after the download.
+
+    Raises:
+        InputError: the shard is gone, or is not the one that the manifest describes.
+        StorageError: it can't be downloaded now.
+    """
+    try:
+        return _cached(uri, size, digest) if storage.is_s3(uri) else storage.local(uri).open("rb")
+    except FileNotFoundError:
+        raise InputError(f"shard {uri} is gone: restore it or run jobs/index.py again") from None
+
+
+def folder() -> Path:
+    """Where this node keeps its copies."""
+    return Path(os.environ.get("CLIPLOOM_CACHE") or Path(tempfile.gettempdir(), f"cliploom-cache-{os.getuid()}"))
+
+
+def _cached(uri: str, size: int, digest: str) -> IO[bytes]:
+    home = folder()
+    home.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{uri}\n{size}\n{digest}".encode()).hexdigest()[:32]
+    path = home / f"{name}.tar"
+    with _locked(home / f"{name}.lock"):  # others that want this shard wait for its download
+        if not path.exists():
+            _make_room(home, size)
+            _download(uri, size, digest, path)
+        os.utime(path)  # the least recently used goes first
+        return path.open("rb")
+
+
+def _download(uri: str, size: int, digest: str, path: Path) -> None:
+    aside = path.with_suffix(".download")
+    try:
+        storage.download(uri, aside)
+        kind, _, expected = digest.partition(":")
+        with aside.open("rb") as file:
+            same = os.fstat(file.fileno()).st_size == size
+            if same and kind == "sha256":
+                same = hashlib.file_digest(file, "sha256").hexdigest() == expected
+        if not same:
+            raise InputError(f"shard {uri} has changed since its manifest was made: run jobs/index.py again")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _make_room(home: Path, size: int) -> None:
+    """Delete the least recently used shards until `size` more bytes fit; a process that reads one keeps its bytes."""
+    limit = float(os.environ.get("CLIPLOOM_CACHE_GB") or _DEFAULT_GB) * 2**30
+    with _locked(home / "room.lock"):
+        known = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in home.glob("*.tar"))
+        used = sum(bytes_ for _, bytes_, _ in known)
+        for _, bytes_, path in known:
+            if used + size <= limit:
+                break
+            path.unlink(missing_ok=True)
+            used -= bytes_
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

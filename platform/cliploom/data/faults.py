@@ -1,0 +1,19 @@
+"""What is wrong with a sample, as against with the storage that it comes from."""
+
+from __future__ import annotations
+
+
+class BadSample(Exception):  # noqa: N818 - a fact about the data, counted and replaced; not an error of the program
+    """A sample's content can't be used. It will be as bad on every machine and at every attempt.
+
+    Attributes:
+        cause: what faults are counted by, a short phrase of a fixed set, such as "undecodable image".
+    """
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(cause, detail)  # both, so that it survives pickling between processes
+        self.cause = cause
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.detail}" if self.detail else self.cause

@@ -1,0 +1,64 @@
+"""A manifest for shards that exist, img2dataset's and DataComp's for example."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+from cliploom import storage
+from cliploom.config import Config, Index, require
+from cliploom.data import manifest
+from cliploom.data.prepare import Result, write_quarantine
+from cliploom.data.progress import Progress
+from cliploom.data.runner import in_tasks
+from cliploom.data.shards import Fault, Shard, ShardIndex, index_shard
+from cliploom.errors import InputError
+
+
+def make_index(config: Config) -> Result:
+    """Make the manifest that `config.index` describes, from the shards' tar headers; needs a connection to Ray.
+
+    What is no pair goes to a quarantine file beside the manifest.
+
+    Raises:
+        InputError: there are no such shards, or there is no pair in them.
+    """
+    require(config, "index.shards")
+    uris = _shards(config.index.shards or "")
+    output = storage.absolute(config.index.output or storage.parent(uris[0]))
+    storage.check(output, "index.output")
+    faults: list[Fault] = []
+    rows = _rows(config.index, uris, faults)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"index.shards: no image with a caption in {config.index.shards}")
+    made = manifest.write(storage.join(output, manifest.NAME), itertools.chain([first], rows))
+    write_quarantine(output, faults)
+    return Result(made.uri, len(made.shards), made.samples, Counter(fault.cause for fault in faults))
+
+
+def _rows(settings: Index, uris: list[str], faults: list[Fault]) -> Iterator[tuple[Shard, ShardIndex]]:
+    """The manifest's rows, in order; what is no pair goes to `faults`."""
+    task = functools.partial(index_shard, content_digest=settings.content_digest)
+    with Progress(f"index {settings.shards}", "samples") as progress:
+        for _, (shard, index, its_faults) in in_tasks(task, uris):
+            faults += its_faults
+            progress.add(shard.samples)
+            if shard.samples:
+                yield shard, index
+
+
+def _shards(source: str) -> list[str]:
+    """URIs of the tars that a pattern names, or of all below a folder, in order."""
+    source = storage.absolute(source)
+    if source.endswith(".tar"):
+        return storage.expand(source)
+    try:
+        uris = [file.uri for file in storage.files(source) if file.uri.endswith(".tar")]
+    except storage.StorageError as error:
+        raise InputError(f"index.shards: {error}") from None
+    if not uris:
+        raise InputError(f"index.shards: there are no .tar files below {source}")
+    return uris

@@ -1,0 +1,154 @@
+"""What a decoding task does: turn positions of the plan into pixels and tokens. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliploom.data import manifest as manifests
+from cliploom.data import shards
+from cliploom.data.faults import BadSample
+from cliploom.data.plan import Plan, WorkItem
+from cliploom.data.tokenizer import Tokenizer
+from cliploom.data.transforms import training_pixels
+from cliploom.errors import InputError
+
+_MOST_REPLACEMENTS = 100  # in a row, for one position
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is read, and how; a key of the caches of a process, so small and hashable."""
+
+    manifest: str
+    fingerprint: str
+    seed: int
+    window_shards: int
+    image_size: int
+    crop_scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample whose content can't be used."""
+
+    shard: str
+    key: str
+    cause: str
+
+
+@dataclass
+class Batch:
+    """A micro-batch on the host: pixels uint8 [m, 3, H, W], tokens int32 [m, 77], and which samples they are.
+
+    `samples` is int64 [m, 3]: epoch, shard, index of what was read; -1 for padding.
+    """
+
+    pixels: NDArray[np.uint8]
+    tokens: NDArray[np.int32]
+    samples: NDArray[np.int64]
+    faults: list[Fault] = field(default_factory=list)
+
+
+class Reader:
+    """Reads work items of one source.
+
+    Raises:
+        InputError: the manifest is another than the one that the source was made with.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.manifest = manifests.load(source.manifest)
+        if self.manifest.fingerprint != source.fingerprint:
+            raise InputError(f"{source.manifest} has changed since the run began: restore it, or begin a run anew")
+        self.plan = plan_of(self.manifest, source)
+        self.tokenizer = _tokenizer()
+
+    def read(self, item: WorkItem) -> Batch:
+        """The micro-batch that `item` names; samples that can't be read are replaced by the plan's rule.
+
+        Raises:
+            InputError: a shard is gone or has changed, or one unreadable sample follows another without end.
+        """
+        size = self.source.image_size
+        batch = Batch(
+            pixels=np.zeros((item.rows, 3, size, size), np.uint8),
+            tokens=np.zeros((item.rows, 77), np.int32),
+            samples=np.full((item.rows, 3), -1, np.int64),
+        )
+        captions = [""] * item.rows  # padding gets an empty caption, which is a valid row of tokens
+        if item.stop > item.start:
+            wanted = self.plan.at(item.start, item.stop)
+            for row, (encoded, visit) in self._fetch(np.stack(wanted, axis=1)):
+                batch.pixels[row], captions[row], batch.samples[row] = self._usable(encoded, visit, batch.faults)
+        batch.tokens[:] = self.tokenizer.encode_batch(captions)
+        return batch
+
+    def _fetch(self, visits: NDArray[np.int64]) -> Any:
+        """(row, ((image, caption member), (epoch, shard, index))) of all visits, shard by shard."""
+        for shard in np.unique(visits[:, 1]):
+            rows = np.flatnonzero(visits[:, 1] == shard)
+            rows = rows[np.argsort(visits[rows, 2], kind="stable")]
+            found = shards.read_samples(
+                self.manifest.shards[shard], self.manifest.index(int(shard)), visits[rows, 2].tolist()
+            )
+            for row, encoded in zip(rows, found, strict=True):
+                yield int(row), (encoded, tuple(int(part) for part in visits[row]))
+
+    def _usable(
+        self, encoded: tuple[bytes, bytes], visit: tuple[int, int, int], faults: list[Fault]
+    ) -> tuple[NDArray[np.uint8], str, tuple[int, int, int]]:
+        """Pixels, caption and identity of a visit's sample, or of the first usable one in its place."""
+        epoch, shard, index = visit
+        for attempt in range(_MOST_REPLACEMENTS):
+            try:
+                return (*self._decode(encoded, epoch, shard, index), (epoch, shard, index))
+            except BadSample as error:
+                place = self.manifest.shards[shard]
+                faults.append(Fault(place.uri, self.manifest.index(shard).keys[index], error.cause))
+            shard, index = self.plan.replacement(*visit, attempt)
+            [encoded] = shards.read_samples(self.manifest.shards[shard], self.manifest.index(shard), [index])
+        raise InputError(f"{_MOST_REPLACEMENTS} samples in a row of {self.source.manifest} can't be read: {faults[-1]}")
+
+    def _decode(self, encoded: tuple[bytes, bytes], epoch: int, shard: int, index: int) -> tuple[Any, str]:
+        random = self.plan.randomness(epoch, shard, index)
+        caption = _choose(self._captions(shard, encoded[1]), random)
+        return training_pixels(encoded[0], self.source.image_size, self.source.crop_scale, random), caption
+
+    def _captions(self, shard: int, member: bytes) -> list[str]:
+        try:
+            return shards.captions(self.manifest.shards[shard], member)
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            raise BadSample("caption is not UTF-8 text") from None
+        except ValueError:
+            raise BadSample("no captions") from None
+
+
+def plan_of(manifest: manifests.Manifest, source: Source) -> Plan:
+    """The plan of a source's samples."""
+    return Plan([shard.samples for shard in manifest.shards], source.seed, source.window_shards)
+
+
+@functools.lru_cache(maxsize=2)
+def reader(source: Source) -> Reader:
+    """The process's reader of a source: manifest, plan and tokenizer are loaded once, not once a task."""
+    return Reader(source)
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer()
+
+
+def _choose(captions: Sequence[str], random: np.random.Generator) -> str:
+    usable = [caption for caption in captions if caption.strip()]
+    if not usable:
+        raise BadSample("empty caption")
+    return usable[int(random.integers(len(usable)))]

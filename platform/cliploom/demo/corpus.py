@@ -1,0 +1,290 @@
+"""The demonstration's corpus: some 15,000 drawings of emoji in seven styles, and evaluation sets in two others.
+
+`python -m cliploom.demo.corpus DIR` fetches the pictures, draws them, and makes shards of them by the prepare job's own
+code. Never trained on are two whole styles (the test pictures), and, in every style, a tenth of the concepts with all
+their skin tones and genders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cliploom.config import Config, Prepare
+from cliploom.demo import drawings, packages
+from cliploom.demo.concepts import Concept, Names, captions, held_out
+from cliploom.errors import InputError
+
+PICTURES = ("@iconify/json", "2.2.535")
+WORDS = ("emojibase-data", "17.0.0")
+TRAINING_STYLES = (
+    "fluent-emoji",
+    "fluent-emoji-flat",
+    "noto",
+    "openmoji",
+    "noto-v1",
+    "fxemoji",
+    "streamline-emojis",
+)  # and not emojione-v1: several hundred of its drawings are emojione's
+TEST_STYLES = ("twemoji", "emojione")
+STYLES = (*TRAINING_STYLES, *TEST_STYLES)
+TEMPLATES = ("{c}", "an emoji of {c}")
+Layout = Literal["classification", "retrieval"]
+_FACTS = ("en/data.json", "meta/groups.json", "meta/unicode-names.json")
+_SHARD_SAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture of the corpus."""
+
+    style: str
+    name: str
+    concept: Concept
+    png: bytes
+
+    @property
+    def path(self) -> str:
+        return f"{self.style}/{self.name}.png"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The drawings by their use."""
+
+    training: list[Drawing]
+    seen: list[Drawing]  # test styles; concepts that training has in other styles
+    unseen: list[Drawing]  # test styles; concepts held out of training
+    dropped: list[Drawing]  # of the training styles, for being a test style's drawing
+
+
+def split(found: Iterable[Drawing], families: set[str]) -> Corpus:
+    """Divide the drawings into training and test; `families` are those of the held-out concepts.
+
+    A drawing of a training style that is the same as one of a test style is dropped.
+    """
+    drawn = list(found)
+    training = [one for one in drawn if one.style in TRAINING_STYLES and one.concept.family not in families]
+    tests = _one_each(one for one in drawn if one.style in TEST_STYLES)
+    same = {i for i, _ in drawings.same_drawings(_pixels(training), _pixels(tests))}
+    kept = [one for number, one in enumerate(training) if number not in same]
+    trained = {one.concept for one in kept}
+    return Corpus(
+        kept,
+        [one for one in tests if one.concept in trained],
+        [one for one in tests if one.concept.family in families],
+        [training[number] for number in sorted(same)],
+    )
+
+
+def check(corpus: Corpus) -> None:
+    """Assert that training holds no test drawing, no held-out concept, and no test style.
+
+    Raises:
+        AssertionError: it does; names one.
+    """
+    for i, j in drawings.same_drawings(_pixels(corpus.training), _pixels(tests := corpus.seen + corpus.unseen)):
+        raise AssertionError(f"{corpus.training[i].path} is the held-out drawing {tests[j].path}")
+    unseen = {one.concept.family for one in corpus.unseen}
+    for one in corpus.training:
+        if one.concept.family in unseen or one.style in TEST_STYLES:
+            raise AssertionError(f"{one.path} is held out, but it is in training")
+
+
+def make(folder: Path) -> dict[str, Any]:
+    """Make the corpus below `folder`: cache/, raw/, shards/ and evaluation/. Needs a connection to Ray.
+
+    Returns:
+        How many drawings there are of each use, style by style. What is there already is not made again.
+
+    Raises:
+        InputError: the pictures can't be downloaded.
+    """
+    summary = folder / "corpus.json"
+    version = _version()
+    if summary.exists() and (known := json.loads(summary.read_text()))["version"] == version:
+        return known
+    pictures = packages.fetch(*PICTURES, folder / "cache")
+    words = packages.fetch(*WORDS, folder / "cache")
+    sets = packages.read_json(pictures, ["collections.json", *(f"json/{style}.json" for style in STYLES)])
+    facts = packages.read_json(words, _FACTS)
+    names = Names(*(facts[name] for name in _FACTS))
+    licences = sets["collections.json"]
+    corpus = split(_draw({style: sets[f"json/{style}.json"] for style in STYLES}, names), held_out(names.concepts))
+    check(corpus)
+    raw = folder / "raw"
+    for one in corpus.training + corpus.seen + corpus.unseen:
+        (raw / one.style).mkdir(parents=True, exist_ok=True)
+        (raw / one.path).write_bytes(one.png)
+    pairs = sorted(corpus.training, key=lambda one: _rank(one.path))  # so that each shard has all styles
+    _write_rows(raw / "pairs.jsonl", (_pair(one, licences[one.style]["license"]["spdx"]) for one in pairs))
+    _prepare(source=raw / "pairs.jsonl", output=folder / "shards", shard_samples=_SHARD_SAMPLES)
+    (folder / "shards" / "LICENCES.md").write_text(_licences(licences))
+    _make_evaluation_sets(raw, folder / "evaluation", corpus)
+    known = {"version": version, **_counts(corpus)}
+    summary.write_text(json.dumps(known, indent=1))
+    return known
+
+
+def _draw(icons: dict[str, dict[str, Any]], names: Names) -> Iterable[Drawing]:
+    """All pictures of the sets whose concept is known."""
+    for known in icons.values():
+        for code, name in known.get("chars", {}).items():
+            names.add_name(code, name)
+            for alias, target in known.get("aliases", {}).items():
+                if target == {"parent": name}:
+                    names.add_name(code, alias)
+    found: list[tuple[str, str, Concept]] = []
+    for style, known in icons.items():
+        codes = {name: code for code, name in known.get("chars", {}).items()}
+        for name, icon in known["icons"].items():
+            concept = names.of_code(codes[name]) if name in codes else names.of_name(name)
+            if concept and not icon.get("hidden"):
+                found.append((style, name, concept))
+    documents = [drawings.svg(icons[style], name) for style, name, _ in found]
+    for (style, name, concept), png in zip(found, drawings.draw(documents), strict=True):
+        yield Drawing(style, name, concept, png)
+
+
+def _make_evaluation_sets(raw: Path, output: Path, corpus: Corpus) -> None:
+    """For each test style: names of seen and of unseen concepts, subgroups, and retrieval."""
+    (raw / "templates.txt").write_text("".join(f"{template}\n" for template in TEMPLATES))
+    used = corpus.training + corpus.seen + corpus.unseen
+    _write_names(raw / "names.txt", {one.concept.label for one in used})
+    _write_names(raw / "subgroups.txt", {_words(one.concept.subgroup) for one in used})
+    for style in TEST_STYLES:
+        seen, unseen = ([one for one in part if one.style == style] for part in (corpus.seen, corpus.unseen))
+        for half, name in enumerate(("test", "train")):  # with all of a concept in one of them; train is for probes
+            members = [one for one in seen if _rank(one.concept.family)[0] % 2 == half]
+            rows = ({**_image(one), "class": _words(one.concept.subgroup)} for one in members)
+            _evaluation_set(raw, output / f"{style}-subgroups", rows, "classification", "subgroups.txt", name)
+        for name, part in (("seen", seen), ("unseen", unseen)):
+            rows = ({**_image(one), "class": one.concept.label} for one in part)
+            _evaluation_set(raw, output / f"{style}-{name}", rows, "classification", "names.txt")
+        plain = [one for one in seen if "skin tone" not in one.concept.label]
+        rows = ({**_image(one), "caption": captions(one.concept)[::2]} for one in plain)
+        _evaluation_set(raw, output / f"{style}-retrieval", rows, "retrieval")
+
+
+def _evaluation_set(
+    raw: Path,
+    output: Path,
+    rows: Iterable[dict[str, Any]],
+    layout: Layout,
+    names: str | None = None,
+    split: str = "test",
+) -> None:
+    source = raw / f"{output.name}-{split}.jsonl"
+    _write_rows(source, rows)
+    classes = str(raw / names) if names else None
+    templates = str(raw / "templates.txt")
+    _prepare(source=source, output=output, layout=layout, split=split, classnames=classes, templates=templates)
+
+
+def _prepare(source: Path, output: Path, **settings: Any) -> None:
+    from cliploom.data.prepare import prepare
+
+    result = prepare(Config(prepare=Prepare(source=str(source), output=str(output), **settings)))
+    assert not result.faults, result.faults  # the drawings are ours
+
+
+def _pair(drawing: Drawing, licence: str) -> dict[str, Any]:
+    concept = drawing.concept
+    return {
+        **_image(drawing),
+        "caption": captions(concept),
+        "style": drawing.style,
+        "name": drawing.name,
+        "group": concept.group,
+        "subgroup": concept.subgroup,
+        "licence": licence,
+    }
+
+
+def _image(drawing: Drawing) -> dict[str, str]:
+    """The digest makes a row another one when its picture is another."""
+    return {"image": drawing.path, "sha256": hashlib.sha256(drawing.png).hexdigest()}
+
+
+def _licences(collections: dict[str, Any]) -> str:
+    lines = [
+        "# Licences of the pictures",
+        "",
+        f"From {' '.join(PICTURES)} (npm); names and tags from {' '.join(WORDS)}, MIT.",
+    ]
+    lines += ["", "| style | use | pictures by | licence |", "|---|---|---|---|"]
+    for style in STYLES:
+        known = collections[style]
+        use = "training" if style in TRAINING_STYLES else "evaluation"
+        licence = f"[{known['license']['title']}]({known['license']['url']})"
+        lines.append(f"| {known['name']} ({style}) | {use} | {known['author']['name']} | {licence} |")
+    return "\n".join([*lines, "", "Each sample's own licence (SPDX) stands in its KEY.json.", ""])
+
+
+def _counts(corpus: Corpus) -> dict[str, Any]:
+    parts = {"training": corpus.training, "seen": corpus.seen, "unseen": corpus.unseen, "dropped": corpus.dropped}
+    names = {one.concept for use, part in parts.items() for one in part if use != "dropped"}
+    return {"names": len(names)} | {use: dict(Counter(one.style for one in part)) for use, part in parts.items()}
+
+
+def _one_each(drawn: Iterable[Drawing]) -> list[Drawing]:
+    """The first drawing of each concept in each style."""
+    first: dict[tuple[str, Concept], Drawing] = {}
+    for one in drawn:
+        first.setdefault((one.style, one.concept), one)
+    return list(first.values())
+
+
+def _pixels(drawn: Sequence[Drawing]) -> np.ndarray:
+    return np.stack([drawings.pixels(one.png) for one in drawn])
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_names(path: Path, names: Iterable[str]) -> None:
+    path.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+
+
+def _words(subgroup: str) -> str:
+    return subgroup.replace("-", " ")
+
+
+def _rank(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _version() -> str:
+    """Of the corpus: the packages, and the code that makes it."""
+    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("concepts.py", "corpus.py", "drawings.py"))
+    return hashlib.sha256(code).hexdigest()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the corpus in the folder that the command line names."""
+    from cliploom.cluster import connect
+
+    if len(argv) != 1:
+        print("usage: python -m cliploom.demo.corpus DIR", file=sys.stderr)
+        return 2
+    config = Config()
+    try:
+        with connect(config.ray):
+            print(json.dumps(make(Path(argv[0]))))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

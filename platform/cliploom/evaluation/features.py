@@ -1,0 +1,209 @@
+"""Features of all shards and class names of a suite, by Ray Data: one pipeline, whatever the number of data sets.
+
+Reading, decoding and the model are three stages that run at once: shards are read as streams, batches are decoded by
+as many tasks as there are free CPUs, and a pool of actors holds the model. A shard's features are kept as soon as its
+last batch is there, so that a job that was stopped goes on from the shards that it had finished.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+from cliploom.config import Evaluate
+from cliploom.errors import InputError
+from cliploom.evaluation.datasets import Sample, Shard, samples
+from cliploom.evaluation.model import Model
+from cliploom.evaluation.store import FeatureStore, concatenate
+
+_READ_CPUS = 0.1  # reading waits for storage more than it computes
+T = TypeVar("T")
+
+
+class Prompts(NamedTuple):
+    """Class names, and the templates that make prompts of them."""
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the classes' embeddings depend on, the model apart."""
+        return f"sha256:{hashlib.sha256(json.dumps(self).encode()).hexdigest()}"
+
+
+Source = Shard | Prompts
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One batch of a source on its way through the stages: list[Sample] or Prompts, then Batch, then Features."""
+
+    source: int
+    part: int
+    last: bool
+    content: Any
+
+
+class Done(NamedTuple):
+    """How far the extraction is."""
+
+    sources: int  # those kept before included
+    images: int  # in this run
+    texts: int  # in this run; a class's prompts are one
+
+
+def extract(
+    sources: Sequence[Source],
+    store: FeatureStore,
+    model: Model,
+    settings: Evaluate,
+    progress: Callable[[Done], None] = lambda done: None,
+) -> Done:
+    """Compute the features of all `sources` that `store` hasn't got yet, on the Ray cluster that is connected.
+
+    Args:
+        sources: shards and prompts, each once.
+        store: where features are kept.
+        model: which every node can read.
+        settings: batch size, workers and their resources.
+        progress: is called after each batch.
+
+    Raises:
+        InputError: a shard is damaged or holds no sample; or the cluster has too few CPUs or GPUs, which is found out
+            before anything starts.
+    """
+    missing = [source for source in sources if source.digest not in store]
+    done = Done(len(sources) - len(missing), 0, 0)
+    if not missing:
+        return done
+    _preflight(settings)
+    collected: dict[int, dict[int, Piece]] = defaultdict(dict)
+    for piece in _stream(missing, model, settings):
+        parts = collected[piece.source]
+        parts[piece.part] = piece
+        if whole := _is_whole(parts):
+            store.save(missing[piece.source].digest, concatenate([parts[i].content for i in range(len(parts))]))
+            del collected[piece.source]
+        images, texts = len(piece.content), len(piece.content.captions)
+        done = done._replace(sources=done.sources + whole, images=done.images + images, texts=done.texts + texts)
+        progress(done)
+    return done
+
+
+def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iterator[Piece]:
+    """The features of each batch of each source, in any order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # byte: each batch is a block, so that stages overlap within a shard
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of columns that hold objects, as ours do
+    device = "cuda" if settings.gpus_per_worker else "cpu"
+    rows = (
+        ray.data.range(len(sources), override_num_blocks=len(sources))
+        .flat_map(functools.partial(_read, sources=sources, batch_size=settings.batch_size), num_cpus=_READ_CPUS)
+        .map(functools.partial(_decode, model=model), num_cpus=settings.cpus_per_task)
+        .map(
+            _Actor,
+            fn_constructor_args=(model.uri, device, settings.precision if device == "cuda" else "fp32"),
+            compute=ray.data.ActorPoolStrategy(size=settings.workers),
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker or None,
+            max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # an actor that the only node can't hold would die again
+        )
+    )
+    try:
+        for row in rows.iter_rows():
+            yield row["piece"]
+    except ray.exceptions.RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        raise cause or error from None
+
+
+def _read(row: dict[str, int], sources: Sequence[Source], batch_size: int) -> Iterator[dict[str, Piece]]:
+    """The batches of a source, as they lie in storage."""
+    number = row["id"]
+    source = sources[number]
+    part = -1
+    for part, (content, last) in enumerate(_with_last(_contents(source, batch_size))):
+        yield {"piece": Piece(number, part, last, content)}
+    if part < 0:
+        raise InputError(f"the shard {source.uri} holds no samples")
+
+
+def _decode(row: dict[str, Piece], model: Model) -> dict[str, Piece]:
+    """A batch as the model takes it."""
+    from cliploom.evaluation import preparing
+
+    piece = row["piece"]
+    if isinstance(piece.content, Prompts):
+        batch = preparing.prepare_classes(*piece.content, model.context_length)
+    else:
+        batch = preparing.prepare_samples(piece.content, model.image_size, model.context_length)
+    return {"piece": replace(piece, content=batch)}
+
+
+class _Actor:
+    """One of the pool that holds the model."""
+
+    def __init__(self, model: str, device: str, precision: Any) -> None:
+        from cliploom.evaluation.encoding import Encoder
+
+        self._encoder = Encoder(model, device, precision)
+
+    def __call__(self, row: dict[str, Piece]) -> dict[str, Piece]:
+        piece = row["piece"]
+        return {"piece": replace(piece, content=self._encoder.encode(piece.content))}
+
+
+def _contents(source: Source, batch_size: int) -> Iterator[list[Sample] | Prompts]:
+    """A source cut so that the model has about `batch_size` images or prompts at once."""
+    if isinstance(source, Prompts):
+        names = _batches(source.names, max(1, batch_size // len(source.templates)))
+        return (Prompts(tuple(batch), source.templates) for batch in names)
+    return _batches(samples(source.uri), batch_size)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    return iter(lambda: list(itertools.islice(iterator, size)), [])
+
+
+def _with_last(items: Iterator[T]) -> Iterator[tuple[T, bool]]:
+    """Each item, and whether it is the last."""
+    held = list(itertools.islice(items, 1))
+    for item in items:
+        yield held.pop(), False
+        held.append(item)
+    yield from ((item, True) for item in held)
+
+
+def _is_whole(parts: dict[int, Piece]) -> bool:
+    last = parts.get(len(parts) - 1)
+    return last is not None and last.last
+
+
+def _preflight(settings: Evaluate) -> None:
+    """Refuse what the cluster can't hold at once, since it would wait for ever."""
+    import ray
+
+    there = ray.cluster_resources()
+    cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task + _READ_CPUS
+    gpus = settings.workers * settings.gpus_per_worker
+    for kind, needed in (("CPU", cpus), ("GPU", gpus)):
+        if needed > there.get(kind, 0):
+            raise InputError(
+                f"evaluate.workers={settings.workers} and a decoding task need {needed:g} {kind}s, the Ray cluster has "
+                f"{there.get(kind, 0):g}: lower evaluate.workers or evaluate.{kind.lower()}s_per_worker"
+            )

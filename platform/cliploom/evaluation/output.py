@@ -1,0 +1,33 @@
+"""The files that an evaluation leaves: results.json, results.csv, report.html, and broken.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cliploom import storage
+from cliploom.evaluation.gates import Verdict
+from cliploom.evaluation.report import Champion, render
+from cliploom.evaluation.results import to_csv, to_json
+from cliploom.evaluation.run import Outcome
+
+REPORT, RESULTS = "report.html", "results.json"
+
+
+def write(outcome: Outcome, verdict: Verdict, champion: Champion | None, folder: Path) -> None:
+    """Write the files into the local `folder`. broken.jsonl has a line a sample that could not be measured."""
+    broken = (one._asdict() for finding in outcome.findings for one in finding.broken)
+    files = {
+        RESULTS: to_json(outcome.rows),
+        "results.csv": to_csv(outcome.rows),
+        REPORT: render(outcome, verdict, champion).encode(),
+        "broken.jsonl": "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in broken).encode(),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def publish(folder: Path, uri: str) -> None:
+    """Copy the files to storage; results.json comes last, so that where it is, all are."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == RESULTS):
+        storage.upload(path, storage.join(uri, path.name))

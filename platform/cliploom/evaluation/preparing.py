@@ -1,0 +1,89 @@
+"""From samples and class names to what a model takes. No torch: decoding workers start fast without it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cliploom.data.faults import BadSample
+from cliploom.data.tokenizer import Tokenizer
+from cliploom.data.transforms import evaluation_pixels, open_image
+from cliploom.evaluation.datasets import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prepared input of the model, with what is known of each sample."""
+
+    keys: Sequence[str]
+    labels: Sequence[str]
+    causes: Sequence[str]  # empty where the sample's image can be used
+    pixels: np.ndarray  # uint8 [N, 3, H, W]; zeros where it can't
+    captions: Sequence[str]  # what each averaged text is called
+    owners: Sequence[int]
+    tokens: np.ndarray  # int32 [T * G, L]
+    group: int = 1  # G
+
+
+def prepare_samples(samples: Sequence[Sample], image_size: int, context_length: int) -> Batch:
+    """Decode, resize and tokenize samples. One whose image can't be used gets a cause instead."""
+    pixels = np.zeros((len(samples), 3, image_size, image_size), np.uint8)
+    causes = [_paint(sample, row) for sample, row in zip(samples, pixels, strict=True)]
+    lines = [(i, line) for i, sample in enumerate(samples) for line in _captions(sample)]
+    captions = [line for _, line in lines]
+    return Batch(
+        keys=[sample.key for sample in samples],
+        labels=[_text(sample.label).strip() for sample in samples],
+        causes=causes,
+        pixels=pixels,
+        captions=captions,
+        owners=[i for i, _ in lines],
+        tokens=_tokens(captions, context_length),
+    )
+
+
+def prepare_classes(names: Sequence[str], templates: Sequence[str], context_length: int) -> Batch:
+    """Tokenize every template filled with every name."""
+    prompts = [template.replace("{c}", name) for name in names for template in templates]
+    return Batch(
+        keys=[],
+        labels=[],
+        causes=[],
+        pixels=np.zeros((0, 3, 1, 1), np.uint8),
+        captions=list(names),
+        owners=[0] * len(names),
+        tokens=_tokens(prompts, context_length),
+        group=len(templates),
+    )
+
+
+def _paint(sample: Sample, pixels: np.ndarray) -> str:
+    """Write the sample's image to `pixels` [3, H, W]; returns why that can't be done, or nothing."""
+    if sample.image is None:
+        return "no image"
+    try:
+        pixels[:] = evaluation_pixels(open_image(sample.image), pixels.shape[-1])
+    except BadSample as fault:
+        return fault.cause
+    return ""
+
+
+def _captions(sample: Sample) -> list[str]:
+    return [line for line in _text(sample.captions).splitlines() if line.strip()]
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
+
+
+def _tokens(texts: Sequence[str], context_length: int) -> np.ndarray:
+    return _tokenizer(context_length).encode_batch(texts) if texts else np.zeros((0, context_length), np.int32)
+
+
+@functools.cache
+def _tokenizer(context_length: int) -> Tokenizer:
+    """Made once a process: its vocabulary takes a moment to read."""
+    return Tokenizer(context_length)

@@ -1,0 +1,67 @@
+"""What every job's entry point does: read the settings, say what starts, answer wrong input with one line."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from cliploom import config as configs
+from cliploom.errors import InputError
+
+_SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
+
+
+def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv: Sequence[str] | None = None) -> int:
+    """Run a job's `main(config, words)`; its docstring is the job's help.
+
+    Args:
+        main: does the work; `words` are the arguments that are not settings.
+        words: usage of those arguments; a job without it takes none.
+        argv: the command line, by default the process's.
+
+    Returns:
+        The exit code: 0 done, 2 the user's input is wrong (said in one line). Anything else raises, and Python
+        exits 1.
+    """
+    parser = argparse.ArgumentParser(
+        description=inspect.cleandoc(main.__doc__ or ""),
+        epilog=_help(),
+        usage=f"%(prog)s --config FILE {words + ' ' if words else ''}[section.key=value ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        settings = [word for word in arguments.rest if _SETTING.match(word)]
+        others = [word for word in arguments.rest if not _SETTING.match(word)]
+        if others and not words:
+            raise InputError(f"'{others[0]}' is no setting: write section.key=value")
+        config = configs.load(arguments.config, settings)
+        if arguments.print_config:
+            print(configs.dump(config), end="")
+        else:
+            main(config, others)
+    except InputError as error:
+        print("error:", *str(error).split(), file=sys.stderr)  # on one line, whatever a library's words in it
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def header(name: str | None, storage: str, tracking: str) -> None:
+    """The first lines that a job prints: what it is called, and where its data and its MLflow run are."""
+    print(f"run      {name}\nstorage  {storage}\nmlflow   {tracking}", flush=True)
+
+
+def _help() -> str:
+    rows = list(configs.keys())
+    width = max(len(key) for key, *_ in rows)
+    lines = [f"  {key:<{width}}  {kind}, default {default}: {text}" for key, kind, default, text in rows]
+    return "keys (also in the YAML file, as section: {key: value}):\n" + "\n".join(lines)

@@ -1,0 +1,77 @@
+"""The folder of a registered model: what a stock MLflow client needs to load it and predict, without pickles.
+
+It holds the weights (safetensors + JSON), this package's source (so that cliploom need not be installed), the file
+that MLflow executes (`model.py`), a signature, an example, and the pinned requirements.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cliploom
+
+ARTIFACT = "export"  # the model's folder of weights, below MLflow's `artifacts/`
+# What loading and predicting import; everything else that cliploom depends on stays out of a server's image.
+_REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "tokenizers", "ftfy", "regex")
+
+
+def write(
+    to: Path, export: Path, run_id: str | None = None, model_id: str | None = None, location: str | None = None
+) -> None:
+    """Write the MLflow model folder `to`.
+
+    Args:
+        to: must not be there.
+        export: folder with `weights.safetensors` and `config.json`.
+        run_id: the run that trained it.
+        model_id: of MLflow's logged model that the folder is for.
+        location: URI that the folder will be uploaded to.
+    """
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    pyfunc.save_model(
+        path=str(to),
+        mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
+        python_model=str(Path(__file__).with_name("model.py")),
+        artifacts={ARTIFACT: str(export)},
+        code_paths=[str(Path(cliploom.__file__).parent)],
+        signature=_signature(),
+        input_example=(_example(), {"normalize": True}),
+        pip_requirements=requirements(),
+    )
+    # MLflow executes the model once, which leaves compiled files behind.
+    for folder in to.rglob("__pycache__"):
+        shutil.rmtree(folder)
+
+
+def requirements() -> list[str]:
+    """The packages that the model imports, pinned to what is installed; without the build (`+cpu`) of a version."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+
+
+def _signature() -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    rows = Schema([ColSpec(DataType.string, name, required=False) for name in ("image", "text")])
+    embeddings = Schema([TensorSpec(np.dtype("float32"), (-1, -1))])
+    return ModelSignature(rows, embeddings, ParamSchema([ParamSpec("normalize", DataType.boolean, default=False)]))
+
+
+def _example() -> Any:
+    """A frame with an image and a text."""
+    import pandas as pd
+    from PIL import Image
+
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(picture, "PNG")
+    return pd.DataFrame(
+        {"image": [base64.b64encode(picture.getvalue()).decode(), None], "text": [None, "a red square"]}
+    )

@@ -1,0 +1,196 @@
+"""Where MLflow keeps things: an MLflow server (`https://...`), or an SQLite file beside the runs.
+
+A server's credentials come from MLflow's own variables: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or
+`MLFLOW_TRACKING_TOKEN`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from cliploom import storage
+from cliploom.config import Config
+from cliploom.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+_CHECK_SECONDS = 10  # of one request; tried twice, so that `check` answers within 30 s
+_REFUSALS = {  # by HTTP status; the ends of sentences that begin with the server's URI
+    401: "refuses the credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    403: "gives this user no permission to do that",
+}
+# MLflow advertises, reports usage and draws progress bars unless told otherwise; what the user has set wins.
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+def store_uri(config: Config) -> str:
+    """The URI of the store that `config` means; an SQLite path in it is absolute, so that every process means the same.
+
+    Raises:
+        InputError: the URI is of a kind that is not known, or there is none and `run.storage` is not local.
+    """
+    uri = config.registry.uri
+    if uri is None:
+        if storage.is_s3(config.run.storage):
+            raise InputError(
+                f"registry.uri is not set, and SQLite can't live in run.storage={config.run.storage}: "
+                "name an MLflow server or sqlite:///FILE"
+            )
+        return f"{_SQLITE}{storage.absolute(config.run.storage)}/mlflow.db"
+    if is_sqlite(uri):
+        path = uri.removeprefix(_SQLITE)
+        if not path or not uri.startswith(_SQLITE):
+            raise InputError(f"registry.uri: {uri} names no file: write sqlite:///FILE")
+        return _SQLITE + storage.absolute(path)
+    if urlsplit(uri).scheme not in ("http", "https") or not urlsplit(uri).hostname:
+        raise InputError(f"registry.uri: {redact(uri)} is neither http(s)://HOST nor sqlite:///FILE")
+    return uri.rstrip("/")
+
+
+def artifact_root(config: Config) -> str | None:
+    """URI of the folder for artifacts where there is no server that decides; None where there is one."""
+    return storage.join(storage.absolute(config.run.storage), "mlartifacts") if is_sqlite(store_uri(config)) else None
+
+
+def is_sqlite(uri: str) -> bool:
+    """Whether the store is an SQLite file."""
+    return uri.startswith("sqlite:")
+
+
+def redact(uri: str) -> str:
+    """`uri` without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.scheme != "sqlite" else uri
+
+
+def one_line(error: Exception) -> str:
+    """What `error` says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+def client(uri: str) -> MlflowClient:
+    """MLflow's client for the store at `uri`. Making one for an SQLite file that is not there creates it."""
+    _quieten()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, uri)
+
+
+def check(uri: str) -> None:
+    """Find out, within 30 s, that the store at `uri` (from `store_uri`) is there and lets us in.
+
+    Raises:
+        InputError: it is not, or doesn't; says why.
+    """
+    if is_sqlite(uri):
+        _check_sqlite(uri)
+    else:
+        _check_server(uri)
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow's requests fail within seconds; by default they are retried for minutes."""
+    names = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_CHECK_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _quieten() -> None:
+    """Keep MLflow from the terminal; to be called before it is imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Where something else imported MLflow first, the level comes too late that way.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+
+
+@contextlib.contextmanager
+def permitted(uri: str) -> Iterator[None]:
+    """Turn a server's refusal of what is done inside into an InputError; other errors stay what they are."""
+    _quieten()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.get_http_status_code() not in _REFUSALS:
+            raise
+        raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
+
+
+def _check_server(uri: str) -> None:
+    _quieten()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with impatient():
+            client(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a server's answer was none, as the end of a sentence that begins with its URI."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ConnectionError, SSLError, Timeout
+    from urllib3.exceptions import MaxRetryError, ReadTimeoutError
+
+    # MLflow wraps what requests raised, without always naming it as the cause; requests wraps urllib3's.
+    cause = error.__cause__ or error.__context__
+    inner = cause.args[0] if cause and cause.args else None
+    late = isinstance(inner, MaxRetryError) and isinstance(inner.reason, ReadTimeoutError)
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else 500
+    if isinstance(cause, SSLError):
+        return "has a TLS certificate that is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH"
+    if isinstance(cause, Timeout) or late:
+        return f"does not answer within {_CHECK_SECONDS} s"
+    if isinstance(cause, ConnectionError):
+        return "can't be reached: nothing answers there"
+    if status in _REFUSALS:
+        return _REFUSALS[status]
+    return f"does not answer as an MLflow server: {one_line(error)}"
+
+
+def _check_sqlite(uri: str) -> None:
+    from contextlib import closing
+
+    path = Path(uri.removeprefix(_SQLITE))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # MLflow would retry a file that is no database for an hour.
+        with closing(sqlite3.connect(path, timeout=_CHECK_SECONDS)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # a write lock: refused where the file is read-only
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
+            connection.rollback()
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"registry.uri: {path} can't be used as an SQLite database: {error}") from None
+    _quieten()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise InputError(f"registry.uri: {path}: {one_line(error)}") from None

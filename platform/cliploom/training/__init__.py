@@ -1,0 +1,1 @@
+"""The step, the DeepSpeed engine, checkpoints, and the Ray Train workers that run them."""

@@ -1,0 +1,206 @@
+"""Checkpoints that are whole or not there, and the attempts that write them.
+
+A run's folder holds
+
+    attempts/0003.json                      which attempt began, and from which checkpoint
+    checkpoints/00001200-0003/state-0.safetensors, state-1.safetensors, ...
+    checkpoints/00001200-0003/COMMIT.json   written last; the checkpoint is there when this is
+
+COMMIT.json alone is the truth: it holds the digests of all files, and a checkpoint whose files differ is passed over for
+the one before. Each worker writes the parameters that fall to it, whole and by name, so that a checkpoint can be read
+at any number of workers and any ZeRO stage.
+
+An attempt that was given up may still be uploading. What it commits after the next attempt has begun from an earlier
+step would fork the run, so a checkpoint counts only if no later attempt began below its step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from cliploom import storage
+from cliploom.errors import InputError
+
+FORMAT_VERSION = 1
+MARKER = "COMMIT.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: what a checkpoint says beside the tensors."""
+
+    step: int  # steps done; the next global batch has this number
+    samples: int
+    optimizer_steps: int  # fewer than steps where steps were skipped
+    data_fingerprint: str
+    settings: Mapping[str, Any]  # those that a resumed run must share
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # {step, cause} of steps that changed nothing
+    bad_visits: int = 0  # visits at which another sample stood in for an unreadable one
+    faults: list[dict[str, str]] = field(default_factory=list)  # those samples, each once
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is whole."""
+
+    uri: str
+    attempt: int
+    progress: Progress
+    files: Mapping[str, Mapping[str, Any]]  # name -> {bytes, sha256}
+
+    def load(self) -> dict[str, Tensor]:
+        """All tensors, by name."""
+        state: dict[str, Tensor] = {}
+        for name in sorted(self.files):
+            state |= safetensors.torch.load(storage.read(storage.join(self.uri, name)))
+        return state
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run's workers. All that is resumed is read from it, so that weights and data agree."""
+
+    number: int
+    step: int  # the first step it takes
+    checkpoint: str | None  # name of the one it goes on from
+
+
+def begin(run: str) -> tuple[Attempt, Checkpoint | None]:
+    """Begin the next attempt of the run in the folder `run`, from its newest whole checkpoint."""
+    while True:
+        attempts = read_attempts(run)
+        found = newest(run)
+        attempt = Attempt(
+            number=attempts[-1].number + 1 if attempts else 1,
+            step=found.progress.step if found else 0,
+            checkpoint=storage.name(found.uri) if found else None,
+        )
+        place = storage.join(run, "attempts", f"{attempt.number:04d}.json")
+        if storage.create(place, json.dumps(asdict(attempt)).encode()):
+            return attempt, found
+
+
+def read_attempts(run: str) -> list[Attempt]:
+    """All attempts of a run, in order."""
+    return [Attempt(**json.loads(storage.read(file.uri))) for file in storage.files(storage.join(run, "attempts"))]
+
+
+def write_part(run: str, attempt: Attempt, step: int, rank: int, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write one worker's tensors; returns what the marker must say of the file."""
+    name = f"state-{rank}.safetensors"
+    data = safetensors.torch.save(dict(state))
+    storage.write(storage.join(_folder(run, attempt, step), name), data)
+    return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def commit(run: str, attempt: Attempt, progress: Progress, parts: list[dict[str, Any]]) -> str:
+    """Commit a checkpoint all of whose parts are written; returns its URI.
+
+    Raises:
+        RuntimeError: another attempt has begun, which is the run now.
+    """
+    last = read_attempts(run)[-1]
+    if last != attempt:
+        raise RuntimeError(f"attempt {attempt.number} may not commit: attempt {last.number} has begun")
+    folder = _folder(run, attempt, progress.step)
+    marker = {
+        "format_version": FORMAT_VERSION,
+        "attempt": attempt.number,
+        "progress": asdict(progress),
+        "files": {part["name"]: {"bytes": part["bytes"], "sha256": part["sha256"]} for part in parts},
+    }
+    storage.write(storage.join(folder, MARKER), json.dumps(marker).encode())
+    return folder
+
+
+def newest(run: str) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; damaged ones are passed over with a warning.
+
+    Raises:
+        InputError: a checkpoint has a format that is not known here.
+    """
+    for checkpoint in committed(run):
+        fault = _fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        log.warning("checkpoint %s is damaged (%s): going back to the one before", checkpoint.uri, fault)
+    return None
+
+
+def committed(run: str) -> list[Checkpoint]:
+    """All checkpoints with a marker that count, newest first; their files are not looked at."""
+    attempts = read_attempts(run)
+    found = []
+    for file in storage.files(storage.join(run, "checkpoints")):
+        if storage.name(file.uri) != MARKER:
+            continue
+        checkpoint = _read_marker(file.uri)
+        if checkpoint and all(
+            later.step >= checkpoint.progress.step for later in attempts if later.number > checkpoint.attempt
+        ):
+            found.append(checkpoint)
+    return sorted(found, key=lambda c: (c.progress.step, c.attempt), reverse=True)
+
+
+def remove_old(run: str, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints, and what dead attempts left; call it after a commit."""
+    found = committed(run)
+    kept = {checkpoint.uri for checkpoint in found[:keep]}
+    oldest = min((checkpoint.progress.step for checkpoint in found[:keep]), default=0)
+    folders = {storage.parent(file.uri) for file in storage.files(storage.join(run, "checkpoints"))}
+    for folder in sorted(folders - kept):
+        if int(storage.name(folder).split("-")[0]) <= oldest:
+            # The marker goes first, so that a removal that is cut short leaves no checkpoint that looks whole.
+            storage.delete(storage.join(folder, MARKER))
+            storage.delete(folder)
+
+
+def assign(parameters: Mapping[str, int], world_size: int) -> dict[str, int]:
+    """Which rank writes which parameter: the largest first, each to the rank that has the fewest elements so far."""
+    load = [0] * world_size
+    owner = {}
+    for name in sorted(parameters, key=lambda n: (-parameters[n], n)):
+        rank = load.index(min(load))
+        owner[name] = rank
+        load[rank] += parameters[name]
+    return owner
+
+
+def _folder(run: str, attempt: Attempt, step: int) -> str:
+    return storage.join(run, "checkpoints", f"{step:08d}-{attempt.number:04d}")
+
+
+def _read_marker(uri: str) -> Checkpoint | None:
+    try:
+        marker = json.loads(storage.read(uri))
+        version = marker["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(f"{uri} has checkpoint format {version}, but this cliploom reads {FORMAT_VERSION}")
+        progress = Progress(**marker["progress"])
+        return Checkpoint(storage.parent(uri), marker["attempt"], progress, marker["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("the checkpoint marker %s is damaged (%s): passed over", uri, error)
+        return None
+
+
+def _fault(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with a checkpoint's files, if anything."""
+    for name, expected in checkpoint.files.items():
+        try:
+            data = storage.read(storage.join(checkpoint.uri, name))
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if len(data) != expected["bytes"]:
+            return f"{name} has {len(data)} bytes, not {expected['bytes']}"
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+            return f"{name} has another digest"
+    return None

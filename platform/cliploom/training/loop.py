@@ -1,0 +1,201 @@
+"""The training loop of one worker. Knows nothing of Ray or MLflow: batches come in, reports go out."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cliploom import models, storage
+from cliploom.data.plan import WorkItem, micro_batches, rank_span
+from cliploom.data.reader import Batch, Fault
+from cliploom.errors import InputError
+from cliploom.models.weights import save_state
+from cliploom.objectives import Ranks
+from cliploom.training import checkpoint
+from cliploom.training.checkpoint import Attempt, Checkpoint, Progress
+from cliploom.training.engine import Engine
+from cliploom.training.run import Run
+from cliploom.training.schedule import learning_rate
+from cliploom.training.step import MicroBatch, loss_and_gradients
+
+_FEWEST_VISITS = 1000  # the share of unreadable samples is of at least so many
+Report = Callable[[dict[str, Any]], None]
+
+
+class Loop:
+    """Trains a run from an attempt's first step to its end.
+
+    Args:
+        run: what is trained.
+        attempt: this start of it, the same on all workers.
+        found: the checkpoint that the attempt goes on from.
+        report: gets a row of metrics now and then; called on rank 0 alone.
+    """
+
+    def __init__(self, run: Run, attempt: Attempt, found: Checkpoint | None, report: Report) -> None:
+        self.run, self.attempt, self.report = run, attempt, report
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        batch_size = run.stream.global_batch_size
+        spans = [rank_span(batch_size, self.world, rank) for rank in range(self.world)]
+        self.ranks = Ranks([stop - start for start, stop in spans], self.rank)
+        self.micro_count, _ = micro_batches(batch_size, self.world, run.stream.micro_batch_size)
+        self.engine = Engine(models.create(run.model, seed=run.config.train.seed), run.config.train)
+        if found:
+            self.engine.load_state(found.load(), found.progress.optimizer_steps)
+        before = found.progress if found else None
+        self.step = attempt.step
+        self.optimizer_steps = before.optimizer_steps if before else 0
+        self.bad_visits = before.bad_visits if before else 0
+        self.skipped = list(before.skipped) if before else []
+        self.faults = {Fault(**fault) for fault in before.faults} if before else set()
+        self.waited = 0.0
+
+    def train(self, batches: Iterator[tuple[WorkItem, Batch]]) -> None:
+        """Take all steps that are left, with checkpoints on the way.
+
+        Raises:
+            InputError: too many samples can't be read, or too many steps in a row are not finite.
+        """
+        settings = self.run.config.train
+        mark, marked_step = time.perf_counter(), self.step
+        while self.step < self.run.steps:
+            metrics = self._take_step(batches)
+            self._check_skipped()
+            done = self.step == self.run.steps
+            if self.step % settings.log_steps == 0 or done or self.step == self.attempt.step + 1:
+                seconds = time.perf_counter() - mark
+                rate = (self.step - marked_step) * self.run.stream.global_batch_size / seconds
+                metrics |= {"samples_per_second": rate, "data_wait_seconds": self.waited}
+                mark, marked_step, self.waited = time.perf_counter(), self.step, 0.0
+                self._tell(metrics)
+            if self.step % settings.checkpoint_steps == 0 or done:
+                self._save()
+
+    def _take_step(self, batches: Iterator[tuple[WorkItem, Batch]]) -> dict[str, float]:
+        settings = self.run.config.train
+        began = time.perf_counter()
+        received = [next(batches)[1] for _ in range(self.micro_count)]
+        self.waited += time.perf_counter() - began
+        self._count_faults(received)
+        micros = [MicroBatch(torch.from_numpy(b.pixels), torch.from_numpy(b.tokens)) for b in received]
+        result = loss_and_gradients(self.engine, micros, self.ranks, settings.text_buckets, _is_finite)
+        rate = learning_rate(self.step, self.run.steps, self.run.warmup_steps, settings.learning_rate)
+        loss, norm = float(result.loss), math.nan
+        if math.isfinite(loss):
+            norm = self.engine.step(rate)
+        if math.isfinite(norm):
+            self.optimizer_steps += 1
+        else:
+            cause = "gradient" if math.isfinite(loss) else "loss"
+            self.skipped.append({"step": self.step, "cause": f"{cause} is not finite"})
+        self.step += 1
+        return {
+            "loss": loss,
+            "logit_scale": float(result.logit_scale),
+            "learning_rate": rate,
+            "gradient_norm": norm,
+        }
+
+    def _count_faults(self, received: list[Batch]) -> None:
+        """Count replaced samples over all workers, and stop where they are too many."""
+        new = [fault for batch in received for fault in batch.faults]
+        self.faults.update(new)
+        self.bad_visits += int(self.ranks.sum(torch.tensor(len(new), device=self.engine.device)))
+        visits = max((self.step + 1) * self.run.stream.global_batch_size, _FEWEST_VISITS)
+        if self.bad_visits > self.run.config.data.max_bad_fraction * visits:
+            self._gather_faults()
+            raise InputError(self._too_many(visits))
+
+    def _too_many(self, visits: int) -> str:
+        shards = sorted({fault.shard for fault in self.faults})
+        named = ", ".join(shards[:3]) + (f" and {len(shards) - 3} more" if len(shards) > 3 else "")
+        return (
+            f"{self.bad_visits} of {visits} samples can't be read, above "
+            f"data.max_bad_fraction={self.run.config.data.max_bad_fraction}; they are in {named}; "
+            f"all are listed in {self._bad_list()}"
+        )
+
+    def _gather_faults(self) -> list[dict[str, str]]:
+        """All workers' unreadable samples; rank 0 writes their list beside the run."""
+        everyone: list[set[Fault]] = [set()] * self.world
+        dist.all_gather_object(everyone, self.faults)
+        self.faults = set().union(*everyone)
+        rows = [asdict(fault) for fault in sorted(self.faults, key=lambda f: (f.shard, f.key))]
+        if rows and self.rank == 0:
+            storage.write(self._bad_list(), "".join(json.dumps(row) + "\n" for row in rows).encode())
+        return rows
+
+    def _bad_list(self) -> str:
+        return storage.join(self.run.folder, "bad.jsonl")
+
+    def _check_skipped(self) -> None:
+        most = self.run.config.train.max_skipped
+        last = [skip["step"] for skip in self.skipped[-most:]]
+        if last == list(range(self.step - most, self.step)):
+            raise InputError(
+                f"the loss or gradient of {most} steps in a row, {last[0]} to {last[-1]}, is not finite: "
+                "lower train.learning_rate, and resume from the last checkpoint by running the job again"
+            )
+
+    def _save(self) -> None:
+        owner = checkpoint.assign(self.engine.parameters(), self.world)
+        state = self.engine.state(lambda name: owner[name] == self.rank)
+        part = checkpoint.write_part(self.run.folder, self.attempt, self.step, self.rank, state)
+        parts: list[dict[str, Any]] = [{}] * self.world
+        dist.all_gather_object(parts, part)
+        progress = Progress(
+            step=self.step,
+            samples=self.step * self.run.stream.global_batch_size,
+            optimizer_steps=self.optimizer_steps,
+            data_fingerprint=self.run.stream.source.fingerprint,
+            settings=self.run.settings,
+            skipped=self.skipped,
+            bad_visits=self.bad_visits,
+            faults=self._gather_faults(),
+        )
+        if self.rank == 0:
+            checkpoint.commit(self.run.folder, self.attempt, progress, parts)
+            checkpoint.remove_old(self.run.folder, self.run.config.train.keep_checkpoints)
+            self.report({"checkpoint": self.step})
+        dist.barrier()
+
+    def export(self) -> None:
+        """Write the trained weights where `cliploom.load` and the registry take them from."""
+        weights = self.engine.weights()
+        if self.rank == 0:
+            save_weights(self.run, weights)
+        dist.barrier()
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        if self.rank == 0:
+            self.report(
+                metrics
+                | {
+                    "step": self.step,
+                    "samples": self.step * self.run.stream.global_batch_size,
+                    "bad_visits": self.bad_visits,
+                    "skipped_steps": len(self.skipped),
+                }
+            )
+
+
+def save_weights(run: Run, weights: dict[str, Tensor]) -> None:
+    """Write a state dict as the run's exported model."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(weights, run.model, Path(folder))
+        for file in sorted(Path(folder).iterdir()):
+            storage.upload(file, storage.join(run.export, file.name))
+
+
+def _is_finite(loss: Tensor) -> bool:
+    return bool(torch.isfinite(loss))

@@ -1,0 +1,209 @@
+"""Ray Train: workers that run the loop, fed by the stream, started again after faults."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cliploom.errors import InputError
+from cliploom.training import checkpoint
+from cliploom.training.checkpoint import Attempt, Checkpoint
+from cliploom.training.run import Run, workers_range
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator
+
+_POLL_SECONDS = 0.5
+_DATASET = "train"
+Report = Callable[[dict[str, Any]], None]
+
+
+class Board:
+    """An actor that rank 0 pins its reports to, and the driver takes them from."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def pin(self, row: dict[str, Any]) -> None:
+        """Add a report."""
+        self._rows.append(row)
+
+    def take(self) -> list[dict[str, Any]]:
+        """All reports since the last time."""
+        rows, self._rows = self._rows, []
+        return rows
+
+
+class PlanConfig(ray.train.DataConfig):
+    """Hands each worker its iterator over the plan, made anew for every start of the workers.
+
+    It reads from storage which attempt has begun, so that the stream starts where the weights are.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def configure(
+        self,
+        datasets: dict[str, Any],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Sequence[str] | None,
+        **_: Any,
+    ) -> list[dict[str, DataIterator]]:
+        """An iterator for each of `world_size` workers."""
+        attempt = checkpoint.read_attempts(self.run.folder)[-1]
+        splits = self.run.stream.split(attempt.step, world_size, worker_node_ids)
+        return [{_DATASET: split} for split in splits]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What Ray Train runs in each worker."""
+
+    run: Run
+    board: Any
+
+    def __call__(self) -> None:
+        import torch
+
+        from cliploom.data.stream import batches
+        from cliploom.training.loop import Loop
+
+        torch.set_num_threads(max(1, int(self.run.config.train.cpus_per_worker)))
+        attempt, found = _begin(self.run)
+        context = ray.train.get_context()
+        expected = (
+            item
+            for item in self.run.stream.items(attempt.step, context.get_world_size())
+            if item.rank == context.get_world_rank()
+        )
+        try:
+            loop = Loop(self.run, attempt, found, self._report)
+            if attempt.step < self.run.steps:
+                iterator = ray.train.get_dataset_shard(_DATASET)
+                loop.train(batches(iterator, expected, self.run.config.data.prefetch))
+            loop.export()
+        except InputError as error:
+            # Another try would end the same way, so this is no failure of the worker's to Ray Train.
+            if context.get_world_rank() == 0:
+                ray.get(self.board.pin.remote({"error": str(error)}))
+
+    def _report(self, row: dict[str, Any]) -> None:
+        self.board.pin.remote(row)
+
+
+def preflight(run: Run) -> None:
+    """Check that the cluster has what the run asks for, since Ray would wait for it without end.
+
+    Raises:
+        InputError: it has not; names the setting.
+    """
+    there, train = ray.cluster_resources(), run.config.train
+    workers = workers_range(run.config)[0]
+    wanted = {
+        "CPU": (workers * train.cpus_per_worker + run.config.data.cpus_per_task, "train.cpus_per_worker"),
+        "GPU": (workers * train.gpus_per_worker, "train.gpus_per_worker"),
+        "memory": (workers * train.memory_gb_per_worker * 2**30, "train.memory_gb_per_worker"),
+    }
+    for resource, (amount, key) in wanted.items():
+        if amount > there.get(resource, 0):
+            unit = 2**30 if resource == "memory" else 1
+            raise InputError(
+                f"{workers} workers and data.cpus_per_task need {amount / unit:g} {resource}, the cluster has "
+                f"{there.get(resource, 0) / unit:g}: lower {key} or train.workers, or add nodes"
+            )
+
+
+def fit(run: Run, report: Report) -> None:
+    """Train `run` to its end on the connected cluster.
+
+    Args:
+        run: what to train.
+        report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
+            `checkpoint` with a committed step.
+
+    Raises:
+        InputError: the run can't go on until the user has mended something.
+        ray.train.TrainingFailedError: workers failed more often than `train.max_failures`.
+    """
+    preflight(run)
+    train = run.config.train
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    low, high = workers_range(run.config)
+    resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
+    if train.memory_gb_per_worker:
+        resources["memory"] = train.memory_gb_per_worker * 2**30
+    trainer = TorchTrainer(
+        Worker(run, board),
+        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=low if low == high else (low, high),
+            use_gpu=train.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{run.config.run.name}-{len(checkpoint.read_attempts(run.folder)):04d}",
+            storage_path=_ray_storage(run),
+            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
+        ),
+        datasets={_DATASET: functools.partial(ray.data.range, 1)},
+        dataset_config=PlanConfig(run),
+    )
+    with _Listener(board, report) as listener:
+        trainer.fit()
+    if listener.error:
+        raise InputError(listener.error)
+
+
+def _begin(run: Run) -> tuple[Attempt, Checkpoint | None]:
+    """Begin an attempt on rank 0, and tell the other workers which."""
+    import torch.distributed as dist
+
+    begun: list[Any] = [checkpoint.begin(run.folder) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(begun)
+    attempt, found = begun[0]
+    return attempt, found
+
+
+def _ray_storage(run: Run) -> str:
+    """Where Ray Train keeps its own notes; nothing of ours depends on them."""
+    return f"{run.folder}/ray"
+
+
+class _Listener:
+    """A thread that takes reports from the board for as long as the block runs."""
+
+    def __init__(self, board: Any, report: Report) -> None:
+        self.error: str | None = None
+        self._board, self._report = board, report
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
+
+    def __enter__(self) -> _Listener:
+        self._thread.start()
+        return self
+
+    def _listen(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            self._take()
+
+    def _take(self) -> None:
+        for row in ray.get(self._board.take.remote()):
+            if "error" in row:
+                self.error = row["error"]
+            else:
+                self._report(row)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._take()

@@ -1,0 +1,53 @@
+"""What every test runs under, and the servers that several of them share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+# Before anything imports torch, Ray or MLflow.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",  # tests run several processes on few cores
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise workers' lines are printed twice
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default a report of a checkpoint takes 1-2 s
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",  # otherwise missing credentials are looked for in the network
+    }
+)
+
+import pytest
+import servers
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None, print_blob=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_shard_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Shards of other runs don't stand in for those that a test makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPLOOM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """A real S3 server, which the environment leads to; call the fixture for the URI of a fresh bucket."""
+    import boto3
+    from cliploom import storage
+
+    def bucket() -> str:
+        name = f"test-{uuid.uuid4().hex}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    with servers.seaweedfs(tmp_path_factory.mktemp("s3")) as endpoint, pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.s3_environment(endpoint).items():
+            patch.setenv(name, value)
+        storage._client.cache_clear()  # one may have been made for another environment
+        yield bucket
+    storage._client.cache_clear()

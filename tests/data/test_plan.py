@@ -1,0 +1,110 @@
+"""The plan against the oracle, and the properties that make a run independent of how it is cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cliploom.data.plan import Plan, micro_batches, rank_span, work_items
+
+shards = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
+seeds = st.integers(0, 2**63 - 1)
+windows = st.integers(1, 5)
+
+
+def visits(plan: Plan, start: int, stop: int) -> list[oracle.Sample]:
+    return [oracle.Sample(*map(int, sample)) for sample in zip(*plan.at(start, stop), strict=True)]
+
+
+@given(shards, seeds, windows, st.integers(1, 30))
+def test_batches_are_the_oracles_across_epochs(sizes: list[int], seed: int, window: int, batch: int) -> None:
+    plan = Plan(sizes, seed, window)
+    count = 2 * sum(sizes) // batch + 2
+    expected = oracle.global_batches(sizes, seed, window, batch, count)
+    assert [visits(plan, g * batch, (g + 1) * batch) for g in range(count)] == expected
+
+
+@given(shards, seeds, windows, st.integers(0, 3))
+def test_an_epoch_has_every_sample_once(sizes: list[int], seed: int, window: int, epoch: int) -> None:
+    plan = Plan(sizes, seed, window)
+    seen = Counter(visits(plan, epoch * plan.samples, (epoch + 1) * plan.samples))
+    assert seen == Counter(oracle.Sample(epoch, s, i) for s, size in enumerate(sizes) for i in range(size))
+
+
+@given(shards, seeds, windows, st.data())
+def test_any_cut_reads_the_same_samples(sizes: list[int], seed: int, window: int, data: st.DataObject) -> None:
+    plan = Plan(sizes, seed, window)
+    end = 3 * plan.samples
+    cuts = sorted({0, end, *data.draw(st.lists(st.integers(0, end), max_size=6))})
+    pieces = [visits(plan, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert sum(pieces, []) == visits(plan, 0, end)
+
+
+@given(st.integers(1, 200), st.data(), st.integers(1, 64), st.integers(0, 5))
+def test_work_items_cover_each_batch_once_in_order(batch: int, data: st.DataObject, micro: int, first: int) -> None:
+    world = data.draw(st.integers(1, batch))
+    items = list(work_items(first, first + 2, batch, world, micro))
+    count, rows = micro_batches(batch, world, micro)
+    assert rows <= micro
+    assert len(items) == 2 * world * count
+    for step in (first, first + 1):
+        for rank in range(world):
+            own = [item for item in items if item.step == step and item.rank == rank]
+            assert [item.micro for item in own] == list(range(count))
+            positions = [p for item in own for p in range(item.start, item.stop)]
+            start, stop = rank_span(batch, world, rank)
+            assert positions == list(range(step * batch + start, step * batch + stop))
+            assert all(item.stop - item.start <= item.rows == rows for item in own)
+            # Only the end of a worker's rows is padding, so that its real rows are the first ones.
+            assert all(a.stop - a.start == rows or b.start == b.stop for a, b in zip(own, own[1:], strict=False))
+
+
+@given(st.integers(1, 500), st.data())
+def test_rank_spans_are_contiguous_and_fair(batch: int, data: st.DataObject) -> None:
+    world = data.draw(st.integers(1, batch))
+    spans = [rank_span(batch, world, rank) for rank in range(world)]
+    assert spans[0][0] == 0
+    assert spans[-1][1] == batch
+    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert max(b - a for a, b in spans) - min(b - a for a, b in spans) <= 1
+
+
+def test_more_workers_than_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="can't be cut for 5 workers"):
+        rank_span(4, 5, 0)
+
+
+@given(shards, seeds, windows, st.integers(0, 4))
+@settings(max_examples=30)
+def test_replacements_are_the_oracles(sizes: list[int], seed: int, window: int, attempt: int) -> None:
+    plan = Plan(sizes, seed, window)
+    bad = visits(plan, plan.samples // 2, plan.samples // 2 + 1)[0]
+    expected = oracle.replacement(sizes, seed, window, bad, attempt)
+    assert plan.replacement(*bad, attempt) == (expected.shard, expected.index)
+
+
+@given(seeds)
+def test_epochs_differ_and_shards_are_spread_over_the_epoch(seed: int) -> None:
+    plan = Plan([50] * 40, seed, 8)
+    first, second = visits(plan, 0, 2000), visits(plan, 2000, 4000)
+    assert [s[1:] for s in first] != [s[1:] for s in second]
+    # A window of 8 shards: any 200 samples in a row come from several of them.
+    assert len({sample.shard for sample in first[:200]}) >= 4
+
+
+def test_a_sample_s_randomness_is_its_own() -> None:
+    plan = Plan([5, 5], 1, 2)
+    draws = {(e, s, i): plan.randomness(e, s, i).random() for e in range(3) for s in range(2) for i in range(5)}
+    assert len(set(draws.values())) == len(draws)
+    assert draws[1, 1, 3] == Plan([5, 5], 1, 1).randomness(1, 1, 3).random()
+
+
+def test_the_order_of_a_known_plan_stays() -> None:
+    """A run that was begun by an older version goes on with the same batches: these values may never change."""
+    plan = Plan([3, 4, 5], seed=7, window_shards=2)
+    assert [sample[1:] for sample in visits(plan, 0, 6)] == [(1, 1), (1, 3), (1, 2), (0, 0), (1, 0), (0, 1)]
+    assert plan.randomness(0, 1, 2).random(2).tolist() == [0.3259678951946161, 0.6273441729524653]

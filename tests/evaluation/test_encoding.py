@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import evaluation_sets as sets
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cliploom.data.tokenizer import Tokenizer
+from cliploom.data.transforms import Preprocess
+from cliploom.evaluation import encoding
+from cliploom.evaluation.datasets import Sample
+from cliploom.evaluation.encoding import Encoder
+from cliploom.evaluation.model import Model
+from cliploom.evaluation.preparing import prepare_classes, prepare_samples
+
+
+@pytest.fixture(scope="module")
+def encoder(model: Model) -> Encoder:
+    return Encoder(model.uri)
+
+
+def test_image_features_are_those_of_the_model_alone(encoder: Encoder, model: Model) -> None:
+    pictures = [sets.picture(number) for number in range(3)]
+    samples = [Sample(str(n), sets.encoded(picture), b"1\n", None) for n, picture in enumerate(pictures)]
+    found = encoder.encode(prepare_samples(samples, model.image_size, model.context_length))
+    with torch.inference_mode():
+        images = torch.stack([Preprocess(model.image_size)(picture) for picture in pictures])
+        expected = F.normalize(encoder.model.encode_image(images), dim=-1)
+    torch.testing.assert_close(torch.from_numpy(found.images), expected, atol=1e-6, rtol=1e-5)
+    assert found.labels.tolist() == ["1"] * 3
+    assert found.causes.tolist() == [""] * 3
+
+
+def test_prompt_ensemble_is_the_normalised_mean_of_normalised_embeddings(
+    encoder: Encoder, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "TEXTS_AT_ONCE", 4)  # groups straddle lots, and lots are sorted by length
+    names = ["cat", "a much longer name of a class with many words", "dog", "ox"]
+    templates = ["{c}", "a photo of {c}, taken at night", "{c} and {c}"]
+    found = encoder.encode(prepare_classes(names, templates, model.context_length))
+    tokenize = Tokenizer()
+    for name, row in zip(names, found.texts, strict=True):
+        with torch.inference_mode():
+            prompts = [template.replace("{c}", name) for template in templates]
+            embedded = F.normalize(encoder.model.encode_text(tokenize(prompts)), dim=-1)
+        expected = F.normalize(embedded.mean(0), dim=-1)
+        torch.testing.assert_close(torch.from_numpy(row), expected, atol=1e-6, rtol=1e-5)
+    assert found.captions.tolist() == names
+    assert len(found) == 0
+
+
+def test_samples_that_cannot_be_used_get_a_cause_and_harm_no_other(encoder: Encoder, model: Model) -> None:
+    whole = sets.encoded(sets.picture(0))
+    samples = [
+        Sample("a", whole, b"0", None),
+        Sample("b", None, b"0", None),
+        Sample("c", whole[: len(whole) // 2], b"0", None),
+        Sample("d", b"no image at all", b"0", None),
+        Sample("e", whole, None, b"one caption\n\nanother\n"),
+    ]
+    found = encoder.encode(prepare_samples(samples, model.image_size, model.context_length))
+    assert found.causes.tolist() == ["", "no image", "undecodable image", "undecodable image", ""]
+    np.testing.assert_allclose(found.images[0], found.images[4], atol=1e-6)
+    assert found.captions.tolist() == ["one caption", "another"]
+    assert found.owners.tolist() == [4, 4]
+    assert found.usable().keys.tolist() == ["a", "e"]
+    assert found.usable().owners.tolist() == [1, 1]
+
+
+def test_an_embedding_that_is_not_finite_is_a_cause(model: Model) -> None:
+    encoder = Encoder(model.uri)
+    torch.nn.init.constant_(encoder.model.visual.proj, float("nan"))
+    sample = Sample("a", sets.encoded(sets.picture(0)), b"0", None)
+    found = encoder.encode(prepare_samples([sample], model.image_size, model.context_length))
+    assert found.causes.tolist() == ["features not finite"]
+
+
+def test_bf16_is_near_fp32(encoder: Encoder, model: Model) -> None:
+    batch = prepare_samples(
+        [Sample("a", sets.encoded(sets.picture(0)), None, b"a red picture")], model.image_size, model.context_length
+    )
+    exact, rounded = encoder.encode(batch), Encoder(model.uri, precision="bf16").encode(batch)
+    assert rounded.images.dtype == np.float32
+    assert (exact.images * rounded.images).sum() == pytest.approx(1, abs=1e-3)
+    assert (exact.texts * rounded.texts).sum() == pytest.approx(1, abs=1e-3)
+    assert not np.array_equal(exact.images, rounded.images)

@@ -1,0 +1,199 @@
+"""The registry against a real `mlflow server`, with users and passwords where MLflow's are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import servers
+import torch
+from cliploom import models, registry
+from cliploom.data.tokenizer import Tokenizer
+from cliploom.errors import InputError
+from cliploom.models import weights
+from cliploom.registry import review, store, tracking
+
+pytestmark = pytest.mark.integration
+
+AUTH = importlib.util.find_spec("flask_wtf") is not None  # what mlflow[auth] adds
+ADMIN, PASSWORD = "admin", "correct-horse-battery"
+_START_SECONDS = 120
+
+
+class Server:
+    """An MLflow server in `folder` that can be stopped and started again at the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = servers.free_ports(1)[0]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        (self.folder / "auth.ini").write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self.folder}/auth.db\n"
+            f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+        settings = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-tests",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+            *(("--app-name", "basic-auth") if AUTH else ()),
+        ]
+        self.log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, **settings},
+            cwd=self.folder,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,  # a group of its own, so that its workers end with it
+        )
+        self._await()
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+    def _await(self) -> None:
+        import requests
+
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            except requests.RequestException:
+                pass
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                log = (self.folder / "log").read_text(errors="replace")
+                raise RuntimeError(f"mlflow server did not start: {log[-2000:]}")
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def clip() -> models.CLIP:
+    return models.create(models.preset("ViT-mu-8-32"), seed=0).eval()
+
+
+needs_auth = pytest.mark.skipif(not AUTH, reason="mlflow[auth] is not installed")
+
+
+@torch.inference_mode()
+def test_from_a_run_to_the_champion(
+    server: Server, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.check(server.uri)
+    tracker = registry.Tracker.start(server.uri, "tests", "cycle", {"train.seed": "0"}, {"note": "x"})
+    assert tracker.url.startswith(f"{server.uri}/#/experiments/")
+    for step in range(20):
+        tracker.log({"loss": 1.0 / (step + 1), "recall@5": 0.5}, step)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("<html></html>")
+    tracker.artifact(tmp_path / "report", "training")
+    tracker.finish()
+    assert registry.Tracker.start(server.uri, "tests", "cycle", {"train.seed": "0"}, {}).run_id == tracker.run_id
+    assert len(store.client(server.uri).get_metric_history(tracker.run_id, "loss")) == 20
+
+    weights.save(clip, tmp_path / "export")
+    version = registry.register(server.uri, "cycle", tracker.run_id, tmp_path / "export", {"samples_seen": "9"}, "# C")
+    assert registry.resolve(server.uri, "models:/cycle@candidate") == version
+    again = weights.load(registry.download(server.uri, version, tmp_path / "here"))
+    assert torch.equal(again.text_projection, clip.text_projection)
+
+    row = {"suite": "s", "model": "m", "version": 1, "dataset": "d", "task": "zeroshot_classification"}
+    rows = [{**row, "metric": "acc1", "value": 0.5, "low": 0.4, "high": 0.6, "samples": 10, "seconds": 1.0}]
+    registry.record_evaluation(server.uri, version, rows, tmp_path / "report", passed=True, reasons=[])
+    version = registry.resolve(server.uri, version.uri)
+    assert registry.results(server.uri, version) == rows
+    review.approve(server.uri, version, "ada", "good")
+    champion = registry.champion(server.uri, "cycle")
+    assert champion is not None
+    assert champion.aliases == ("candidate", "champion")
+
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    embeddings = mlflow.pyfunc.load_model("models:/cycle@champion").predict(pd.DataFrame({"text": ["a cat"]}))
+    torch.testing.assert_close(torch.from_numpy(embeddings), clip.encode_text(Tokenizer()("a cat")))
+
+
+@needs_auth
+@pytest.mark.parametrize("password", ["wrong", None])
+def test_wrong_or_no_password(server: Server, monkeypatch: pytest.MonkeyPatch, password: str | None) -> None:
+    if password is None:
+        monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+        monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    with pytest.raises(InputError, match="refuses the credentials: set MLFLOW_TRACKING_USERNAME") as raised:
+        registry.check(server.uri)
+    assert "\n" not in str(raised.value)
+
+
+@needs_auth
+def test_a_user_who_may_only_read(
+    server: Server, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = registry.Tracker.start(server.uri, "theirs", "read-only", {}, {})
+    weights.save(clip, tmp_path / "export")
+    version = registry.register(server.uri, "theirs", tracker.run_id, tmp_path / "export", {}, "# C")
+    import requests
+
+    reader = {"username": "reader", "password": "reader-password-1"}
+    made = requests.post(f"{server.uri}/api/2.0/mlflow/users/create", json=reader, auth=(ADMIN, PASSWORD), timeout=30)
+    assert made.ok, made.text
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "reader-password-1")
+    registry.check(server.uri)
+    assert registry.resolve(server.uri, version.uri) == version
+    with pytest.raises(InputError, match="no permission"):
+        registry.Tracker.start(server.uri, "theirs", "read-only", {}, {})
+    with pytest.raises(InputError, match="no permission"):
+        review.approve(server.uri, version, "reader", "I may not", override=True)
+    assert registry.resolve(server.uri, version.uri) == version
+
+
+def test_a_server_that_is_down_for_a_while(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # so that it is the tracker that tries again
+    monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.1)
+    tracker = registry.Tracker.start(server.uri, "tests", "outage", {}, {})
+    tracker.log({"loss": 3.0}, 0)
+    tracker.flush()
+    server.stop()
+    for step in range(1, 50):
+        tracker.log({"loss": 3.0 - step / 50}, step)
+    with pytest.raises(registry.TrackingError, match="49 metrics could not be delivered"):
+        tracker.flush(patience=3)
+    server.start()
+    tracker.finish()
+    history = store.client(server.uri).get_metric_history(tracker.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(step, 3.0 - step / 50) for step in range(50)]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cliploom
+import pytest
+import torch
+from cliploom import registry, storage
+from cliploom.errors import InputError
+from cliploom.models import CLIP, create, preset, weights
+from cliploom.models.names import to_transformers
+from PIL import Image
+from safetensors.torch import save_file
+
+NAME = "ViT-mu-8-32"
+
+
+@pytest.fixture
+def model() -> CLIP:
+    return create(preset(NAME), seed=1)
+
+
+def assert_same(got: CLIP, expected: CLIP) -> None:
+    assert got.config == expected.config
+    assert not got.training
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(got.state_dict()[name], tensor), name
+
+
+@torch.inference_mode()
+def test_preset_takes_pictures_and_texts() -> None:
+    model, preprocess, tokenize = cliploom.load(NAME)
+    assert not model.training
+    images = torch.stack([preprocess(Image.new("RGB", (50, 40), "red")), preprocess(Image.new("RGB", (32, 32)))])
+    assert images.shape == (2, 3, 32, 32)
+    assert model.encode_image(images).shape == (2, 32)
+    assert model.encode_text(tokenize(["a red square", "black"])).shape == (2, 32)
+
+
+def test_weights_of_a_preset_may_be_anyones(model: CLIP, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "openai.pt")
+    save_file(to_transformers(model.state_dict(), model.config), tmp_path / "model.safetensors")
+    weights.save(model, tmp_path / "export")
+    for file in ("openai.pt", "model.safetensors", "export", "export/weights.safetensors"):
+        assert_same(cliploom.load(NAME, weights=tmp_path / file)[0], model)
+
+
+def test_weights_alone_say_what_model_they_are(model: CLIP, tmp_path: Path) -> None:
+    weights.save(model, tmp_path)
+    assert_same(cliploom.load(str(tmp_path))[0], model)
+    assert_same(cliploom.load(f"{tmp_path}/weights.safetensors")[0], model)
+
+
+def test_preprocessing_follows_the_weights_resolution(tmp_path: Path) -> None:
+    weights.save(create(preset("RN14-64")), tmp_path)
+    _, preprocess, _ = cliploom.load(str(tmp_path))
+    assert preprocess(Image.new("RGB", (100, 80))).shape == (3, 64, 64)
+
+
+def test_version_in_the_registry(model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(model, tmp_path / "export")
+    asked = []
+
+    def resolve(uri: str, name: str) -> str:
+        asked.append((uri, name))
+        return "the version"
+
+    def download(uri: str, version: str, to: Path) -> Path:
+        asked.append((uri, version))
+        return Path(shutil.copytree(tmp_path / "export", to / "export"))
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    monkeypatch.setattr(registry, "download", download)
+    assert_same(cliploom.load("models:/pictures@champion", registry_uri="http://mlflow")[0], model)
+    assert asked == [("http://mlflow", "models:/pictures@champion"), ("http://mlflow", "the version")]
+    monkeypatch.chdir(tmp_path)
+    cliploom.load("models:/pictures/3")
+    assert asked[2] == (f"sqlite:///{tmp_path}/storage/mlflow.db", "models:/pictures/3")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/export", "s3://bucket/export/weights.safetensors"])
+def test_weights_on_s3(uri: str, model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(model, tmp_path / "bucket" / "export")
+
+    def local(uri: str) -> Path:
+        return tmp_path / uri.removeprefix("s3://")
+
+    def files(uri: str) -> list[storage.File]:
+        inside = local(uri).iterdir() if local(uri).is_dir() else []
+        return [storage.File(f"{uri}/{path.name}", path.stat().st_size) for path in inside]
+
+    monkeypatch.setattr(storage, "files", files)
+    monkeypatch.setattr(storage, "download", lambda uri, path: shutil.copyfile(local(uri), path))
+    assert_same(cliploom.load(uri)[0], model)
+    assert_same(cliploom.load(NAME, weights=uri)[0], model)
+
+
+def test_wrong_input_is_answered_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model is called ViT-B/32; did you mean ViT-B-32\?"):
+        cliploom.load("ViT-B/32")
+    with pytest.raises(InputError, match=r"there is no weights file .*nothing\.pt"):
+        cliploom.load(NAME, weights=tmp_path / "nothing.pt")
+    with pytest.raises(InputError, match=r"no model is called ViT-mu-8-33; did you mean ViT-mu-8-32\?"):
+        cliploom.load("ViT-mu-8-33", weights=tmp_path / "nothing.pt")
+
+
+def test_names_are_listed() -> None:
+    assert {"RN50", "ViT-L-14-336", NAME} <= set(cliploom.list_models())
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cliploom.nothing  # noqa: B018
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, cliploom.config; assert 'torch' not in sys.modules; import cliploom; cliploom.load"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, cliploom.loading; assert not {'torch', 'mlflow', 'PIL', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_models_need_torch_alone() -> None:
+    foreign = {"ray", "mlflow", "deepspeed", "pyarrow", "boto3", "pydantic", "PIL"}
+    code = f"import sys, cliploom.models.weights; assert not {foreign} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
