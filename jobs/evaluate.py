@@ -5,71 +5,101 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from cliploom import job
 from cliploom.config import Config, require
 from cliploom.errors import InputError
+
+if TYPE_CHECKING:
+    from cliploom.evaluation.datasets import Dataset
+    from cliploom.evaluation.run import Outcome
+    from cliploom.evaluation.suite import Suite
+    from cliploom.registry import Version
+
+
+class Subject(NamedTuple):
+    """What is evaluated: a registered version, or the weights at a path; and where its results go."""
+
+    name: str
+    version: Version | None
+    weights: Path | None
+    registry: str  # URI
+    folder: str  # URI
 
 
 def main(config: Config, _: list[str]) -> None:
     """Measure evaluate.model, or every candidate of registry.model_name not evaluated yet, on evaluate.suite.
 
     A registered version gets results, report and the outcome of the gates in its MLflow run. An evaluation that was
-    stopped goes on from the features that it had computed, whatever the run is called.
+    stopped goes on from the features that it had computed.
     """
     require(config, "evaluate.suite")
     from cliploom import registry, storage
     from cliploom.cluster import connect
-    from cliploom.evaluation import gates, run, suite
+    from cliploom.evaluation import gates, run
+    from cliploom.evaluation import suite as suites
 
+    suite = suites.load(str(config.evaluate.suite))
+    gates.check(config.evaluate.gates, suite)
     storage.check(config.run.storage, "run.storage")
-    measured = suite.load(str(config.evaluate.suite))
-    gates.check(config.evaluate.gates, measured)
-    opened = run.open_suite(measured, config.evaluate.root)
+    subjects = _subjects(config, suite)
+    for subject in subjects:
+        version = subject.version
+        tracking = registry.Tracker.attach(subject.registry, version.run_id).url if version else "none, it is a file"
+        job.header(subject.name, subject.folder, tracking)
+    if not subjects:
+        print("every version is evaluated: name one as evaluate.model to evaluate it again")
+        return
+    opened = run.open_suite(suite, config.evaluate.root)
+    with connect(config.ray):
+        for subject in subjects:
+            _finish(config, subject, _measure(config, suite, opened, subject))
+
+
+def _subjects(config: Config, suite: Suite) -> list[Subject]:
+    """What the settings say is to be evaluated."""
+    from cliploom import registry, storage
+
+    def subject(title: str, version: Version | None, weights: Path | None, uri: str) -> Subject:
+        name = config.run.name or f"{title}-{suite.name}"
+        return Subject(
+            name, version, weights, uri, storage.join(storage.absolute(config.run.storage), name, "evaluation")
+        )
+
     model = config.evaluate.model
     if model is not None and not model.startswith("models:/"):
-        subjects: list[Any] = [Path(model)]
-        if not subjects[0].exists():
-            raise InputError(f"evaluate.model: there is no {model}; write models:/NAME@ALIAS, or a file or folder of weights")
-    else:
-        if model is None:
-            require(config, "registry.model_name")
-        uri = registry.store_uri(config)
+        if not Path(model).exists():
+            raise InputError(f"evaluate.model: there is no {model}: write models:/NAME@ALIAS or a path of weights")
+        return [subject(Path(model).stem, None, Path(model), "")]
+    uri = registry.store_uri(config)
+    if model is not None:
         registry.check(uri)
-        name = str(config.registry.model_name)
-        subjects = [registry.resolve(uri, model)] if model else registry.candidates(uri, name)
-        if not subjects:
-            print(f"every version of {name} is evaluated: name one as evaluate.model to evaluate it again")
-    for subject in subjects:
-        with connect(config.ray):
-            _evaluate(config, measured, opened, subject)
+        versions = [registry.resolve(uri, model)]
+    else:
+        require(config, "registry.model_name")
+        registry.check(uri)
+        versions = registry.candidates(uri, str(config.registry.model_name))
+        if len(versions) > 1 and config.run.name:
+            raise InputError(f"run.name: {len(versions)} candidates can't share one: leave it out")
+    return [subject(f"{version.name}-{version.version}", version, None, uri) for version in versions]
 
 
-def _evaluate(config: Config, suite: Any, opened: Any, subject: Any) -> None:
-    """Evaluate `subject`, a registered version or the path of weights."""
-    from rich.console import Console
-
+def _measure(config: Config, suite: Suite, opened: list[Dataset], subject: Subject) -> Outcome:
     from cliploom import registry, storage
-    from cliploom.evaluation import gates, model, output, run, summary
-    from cliploom.evaluation.report import Champion
+    from cliploom.evaluation import model, run
     from cliploom.progress import Progress
 
-    version = subject if isinstance(subject, registry.Version) else None
-    uri = registry.store_uri(config) if version else ""
-    name = f"{version.name}-{version.version}" if version else subject.stem
-    run_name = config.run.name or f"{name}-{suite.name}"
-    folder = storage.join(storage.absolute(config.run.storage), run_name, "evaluation")
-    tracking = registry.Tracker.attach(uri, version.run_id).url if version else "none: the model is not in the registry"
-    job.header(run_name, folder, tracking)
-
+    version, place = subject.version, storage.join(subject.folder, "model")
     with tempfile.TemporaryDirectory() as temporary:
-        weights = registry.download(uri, version, Path(temporary)) if version else subject
-        tested = model.publish(
-            weights, storage.join(folder, "model"), version.name if version else name, version.version if version else None
-        )
+        if version:
+            weights = registry.download(subject.registry, version, Path(temporary))
+            tested = model.publish(weights, place, version.name, version.version)
+        else:
+            assert subject.weights
+            tested = model.publish(subject.weights, place, subject.weights.stem)
     with Progress("shards and classes", len(run.sources(opened))) as progress:
-        outcome = run.evaluate(
+        return run.evaluate(
             suite,
             opened,
             tested,
@@ -78,20 +108,32 @@ def _evaluate(config: Config, suite: Any, opened: Any, subject: Any) -> None:
             config.data.max_bad_fraction,
             lambda done: progress.update(done.sources, f"{done.images:,} images, {done.texts:,} texts"),
         )
-    champion = None
+
+
+def _finish(config: Config, subject: Subject, outcome: Outcome) -> None:
+    """Judge the outcome, keep it, and show it."""
+    from rich.console import Console
+
+    from cliploom import registry, storage
+    from cliploom.evaluation import gates, output, summary
+    from cliploom.evaluation.report import Champion
+
+    uri, version, champion = subject.registry, subject.version, None
     if version and (best := registry.champion(uri, version.name)) and best.version != version.version:
         champion = Champion(f"{best.name} version {best.version}", registry.results(uri, best))
     verdict = gates.judge(outcome.rows, config.evaluate.gates, champion.rows if champion else ())
     with tempfile.TemporaryDirectory() as temporary:
         output.write(outcome, verdict, champion, Path(temporary))
-        output.publish(Path(temporary), folder)
+        output.publish(Path(temporary), subject.folder)
         if version:
             registry.record_evaluation(uri, version, outcome.rows, Path(temporary), verdict.passed, verdict.reasons)
     Console().print(summary.table(outcome, champion))
     broken = sum(len(finding.broken) for finding in outcome.findings)
-    print(f"broken   {broken} samples could not be measured" + (f", see {folder}/broken.jsonl" if broken else ""))
+    print(
+        f"broken   {broken} samples" + (f", listed in {storage.join(subject.folder, output.BROKEN)}" if broken else "")
+    )
     print(f"gates    {'passed' if verdict.passed else 'failed'}: {'; '.join(verdict.reasons)}")
-    print(f"report   {storage.join(folder, output.REPORT)}")
+    print(f"report   {storage.join(subject.folder, output.REPORT)}")
 
 
 if __name__ == "__main__":

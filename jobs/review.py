@@ -20,9 +20,10 @@ def main(config: Config, words: list[str]) -> None:
     the champion before it `previous`; one that has not passed its evaluation needs review.override=true and a reason.
     """
     require(config, "registry.model_name")
+    from rich.console import Console
+
     from cliploom import registry
     from cliploom.registry import review, tables
-    from rich.console import Console
 
     uri, name = registry.store_uri(config), str(config.registry.model_name)
 

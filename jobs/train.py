@@ -26,7 +26,12 @@ def main(config: Config, words: list[str]) -> None:
     uri = registry.store_uri(config)
     registry.check(uri)
     tracker = registry.Tracker.start(
-        uri, config.registry.experiment, str(config.run.name), registry.params(config), {}, registry.artifact_root(config)
+        uri,
+        config.registry.experiment,
+        str(config.run.name),
+        registry.params(config),
+        {},
+        registry.artifact_root(config),
     )
     job.header(config.run.name, run.folder, tracker.url)
     status: Any = "FAILED"

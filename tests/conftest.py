@@ -19,10 +19,12 @@ os.environ.update(
 )
 
 import pytest
-import servers
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("tests", deadline=None, print_blob=True)
+import servers
+
+# Cores are shared, so slowness is no fault.
+settings.register_profile("tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 
@@ -38,6 +40,7 @@ def _own_shard_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """A real S3 server, which the environment leads to; call the fixture for the URI of a fresh bucket."""
     import boto3
+
     from cliploom import storage
 
     def bucket() -> str:

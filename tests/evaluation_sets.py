@@ -69,7 +69,10 @@ def classification(root: Path, samples: int = 24, shards: int = 2, classes: int 
 
 def retrieval(root: Path, samples: int = 14, shards: int = 2) -> Path:
     """Pictures with one to three captions."""
-    captions = ["\n".join(f"{list(COLOURS)[n % 4]} picture {n} seen {k} times" for k in range(1 + n % 3)) for n in range(samples)]
+    captions = [
+        "\n".join(f"{list(COLOURS)[n % 4]} picture {n} seen {k} times" for k in range(1 + n % 3))
+        for n in range(samples)
+    ]
     files = [{f"{n:04d}.png": encoded(picture(n)), f"{n:04d}.txt": captions[n].encode()} for n in range(samples)]
     return write_layout(root, [_merged(files[s::shards]) for s in range(shards)], kind="retrieval")
 

@@ -111,6 +111,8 @@ class Trainer:
         return loss
 
 
-def run(trainer: Trainer, batches: Iterable[list[Sample]], load: Callable[[list[Sample]], tuple[Tensor, Tensor]]) -> list[float]:
+def run(
+    trainer: Trainer, batches: Iterable[list[Sample]], load: Callable[[list[Sample]], tuple[Tensor, Tensor]]
+) -> list[float]:
     """Train on global batches; the losses."""
     return [trainer.train(*load(batch)) for batch in batches]

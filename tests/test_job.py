@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import servers
 import yaml
+
+import servers
 from cliploom import config, job
 from cliploom.config import Config
 from cliploom.errors import InputError

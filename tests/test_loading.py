@@ -5,15 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cliploom
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import cliploom
 from cliploom import registry, storage
 from cliploom.errors import InputError
 from cliploom.models import CLIP, create, preset, weights
 from cliploom.models.names import to_transformers
-from PIL import Image
-from safetensors.torch import save_file
 
 NAME = "ViT-mu-8-32"
 

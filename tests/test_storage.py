@@ -10,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 import servers
 from cliploom import storage
 from cliploom.errors import InputError
 from cliploom.storage import File, StorageError
-from hypothesis import given
-from hypothesis import strategies as st
 
 on_s3 = pytest.mark.integration
 

@@ -64,7 +64,14 @@ def duration(seconds: float) -> str:
 
 
 def _live(what: str, total: int, done: int):  # type: ignore[no-untyped-def]  # rich is imported for terminals alone
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from cliploom.data.plan import Plan, micro_batches, rank_span, work_items
 
 shards = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)

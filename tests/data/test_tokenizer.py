@@ -8,12 +8,13 @@ from typing import Any
 import ftfy
 import numpy as np
 import pytest
-import reference
 import torch
-from cliploom.data import tokenizer as tokenizers
-from cliploom.data.tokenizer import Tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+import reference
+from cliploom.data import tokenizer as tokenizers
+from cliploom.data.tokenizer import Tokenizer
 
 NASTY = [
     "",

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
-from cliploom.data import transforms
-from cliploom.data.faults import BadSample
-from cliploom.data.transforms import Preprocess, decode_image, evaluation_pixels, open_image, training_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+import reference
+from cliploom.data import transforms
+from cliploom.data.faults import BadSample
+from cliploom.data.transforms import Preprocess, decode_image, evaluation_pixels, open_image, training_pixels
 
 FILE_MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"]
 SIDES = st.integers(1, 90)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import evaluation_sets as sets
 import pytest
 
+import evaluation_sets as sets
 from cliploom.errors import InputError
 from cliploom.evaluation import datasets
 from cliploom.evaluation.suite import Entry

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import evaluation_sets as sets
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+import evaluation_sets as sets
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess
 from cliploom.evaluation import encoding
@@ -70,7 +70,7 @@ def test_samples_that_cannot_be_used_get_a_cause_and_harm_no_other(encoder: Enco
 
 def test_an_embedding_that_is_not_finite_is_a_cause(model: Model) -> None:
     encoder = Encoder(model.uri)
-    torch.nn.init.constant_(encoder.model.visual.proj, float("nan"))
+    encoder.model.get_parameter("visual.proj").data.fill_(float("nan"))
     sample = Sample("a", sets.encoded(sets.picture(0)), b"0", None)
     found = encoder.encode(prepare_samples([sample], model.image_size, model.context_length))
     assert found.causes.tolist() == ["features not finite"]

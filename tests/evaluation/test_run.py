@@ -6,11 +6,11 @@ import json
 import re
 from pathlib import Path
 
-import evaluation_sets as sets
 import numpy as np
 import pytest
 from PIL import Image
 
+import evaluation_sets as sets
 from cliploom.config import Evaluate, Gates
 from cliploom.errors import InputError
 from cliploom.evaluation import examples, gates, output, report, run, suite, summary
@@ -41,7 +41,20 @@ def outcome(folder: Path, model: Model, without_ray: None) -> run.Outcome:
 
 def test_rows_have_the_contracts_keys_and_every_metric(outcome: run.Outcome) -> None:
     assert {tuple(row) for row in outcome.rows} == {
-        ("suite", "model", "version", "dataset", "task", "metric", "value", "low", "high", "chance", "samples", "seconds")
+        (
+            "suite",
+            "model",
+            "version",
+            "dataset",
+            "task",
+            "metric",
+            "value",
+            "low",
+            "high",
+            "chance",
+            "samples",
+            "seconds",
+        )
     }
     assert {(row["suite"], row["model"], row["version"]) for row in outcome.rows} == {("small", "mu", 3)}
     assert [(row["dataset"], row["metric"]) for row in outcome.rows] == [
@@ -91,7 +104,9 @@ def test_examples_show_what_was_measured(outcome: run.Outcome) -> None:
         shares = [answer.share for answer in example.answers]
         assert shares == sorted(shares, reverse=True)
         assert 0 < sum(shares) <= 1
-        assert [answer.right for answer in example.answers] == [answer.name == example.truth for answer in example.answers]
+        assert [answer.right for answer in example.answers] == [
+            answer.name == example.truth for answer in example.answers
+        ]
         assert example.picture.startswith("data:image/webp;base64,")
     for example in outcome.findings[2].examples:
         number = re.search(r"picture (\d+)", example.truth)
@@ -103,7 +118,10 @@ def test_pictures_of_examples_are_those_of_their_class(folder: Path, model: Mode
     """One plain colour a class, in several shards: the mean colour of a shown picture names its class."""
     names = list(sets.COLOURS)
     files = [
-        {f"{n}.png": sets.encoded(Image.new("RGB", (20, 20), sets.COLOURS[names[n % 4]])), f"{n}.cls": str(n % 4).encode()}
+        {
+            f"{n}.png": sets.encoded(Image.new("RGB", (20, 20), sets.COLOURS[names[n % 4]])),
+            f"{n}.cls": str(n % 4).encode(),
+        }
         for n in range(12)
     ]
     shards = [{k: v for sample in files[start::3] for k, v in sample.items()} for start in range(3)]

@@ -38,7 +38,10 @@ def test_suite_has_the_files_name_and_entries_those_of_their_folders(tmp_path: P
         ("- {dataset: a, task: [zeroshot_retrieval]}", r"unknown key task; did you mean tasks\?"),
         ("- {tasks: [zeroshot_retrieval]}", "entry 1: dataset is missing"),
         ("- {dataset: a, tasks: []}", "entry 1: tasks: "),
-        ("- {dataset: a, tasks: [zeroshot_classification], metrics: [acc2]}", r"acc2 is no metric .*did you mean acc[15]\?"),
+        (
+            "- {dataset: a, tasks: [zeroshot_classification], metrics: [acc2]}",
+            r"acc2 is no metric .*did you mean acc[15]\?",
+        ),
         ("- {dataset: a, tasks: [zeroshot_retrieval], metrics: [acc1]}", "acc1 is no metric of zeroshot_retrieval"),
         ("- {dataset: a, name: x/y, tasks: [zeroshot_retrieval]}", "entry 1: name: "),
         ("- cats", "entry 1: "),

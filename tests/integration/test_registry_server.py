@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import servers
 import torch
+
+import servers
 from cliploom import models, registry
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
@@ -41,6 +42,7 @@ class Server:
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self.folder}/auth.db\n"
             f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n"  # otherwise the password is hashed anew at each request, for a second or so
         )
         settings = {
             "MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"),
@@ -65,8 +67,9 @@ class Server:
         self._await()
 
     def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         self.log.close()
 
     def _await(self) -> None:

@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from cliploom.models import ModelConfig
 from cliploom.models.config import HEAD_WIDTH
 from reference import import_open_clip
-from torch import Tensor, nn
 
 END = 49407
 

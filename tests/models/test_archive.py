@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from cliploom.errors import InputError
-from cliploom.models.archive import read_tensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+
+from cliploom.errors import InputError
+from cliploom.models.archive import read_tensors
 
 
 class RunsCode:

@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from cliploom.models import CLIP, create, list_models, normalize_pixels, preset
 from models.reference_models import captions, pictures, random_open_clip_model, randomize
 from reference import import_torchvision
-from torch import Tensor
 
 SMALL = ["ViT-mu-8-32", "RN14-64"]
 
@@ -104,6 +105,20 @@ def test_bf16_is_near_fp32(model: CLIP) -> None:
     rounded = copy.deepcopy(model).bfloat16()(images, tokens)
     for a, b in zip(exact[:2], rounded[:2], strict=True):
         assert (a * b).sum(-1).min() > 0.999
+
+
+def test_autocast_computes_in_bf16_and_gives_fp32_embeddings(model: CLIP) -> None:
+    images, tokens = pictures(model.config, 8), captions(8)
+    exact = model(images, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        image, text, scale = model(images, tokens)
+    assert image.dtype == text.dtype == scale.dtype == torch.float32
+    assert not torch.equal(image, exact[0])
+    for a, b in ((image, exact[0]), (text, exact[1])):
+        assert (a * b).sum(-1).min() > 0.999
+        assert not torch.equal(a, a.bfloat16().float())
+    (image @ text.T * scale).sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
 def test_logit_scale_is_at_most_100_and_may_have_a_dimension() -> None:

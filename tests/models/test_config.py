@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+
 from cliploom.errors import InputError
 from cliploom.models import ModelConfig, list_models, preset
 

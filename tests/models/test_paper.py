@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cliploom.models import CLIP, preset
 from torch.utils.flop_counter import FlopCounterMode
+
+from cliploom.models import CLIP, preset
 
 # Parameters: of OpenAI's checkpoints. Operations (10^9, a multiplication and an addition being two) of one image and
 # one text of 77 tokens: open_clip's docs/model_profile.csv.

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from cliploom.errors import InputError
 from cliploom.models import CLIP, create, preset, weights
 from cliploom.models.names import to_transformers
 from models.reference_models import captions, pictures, random_open_clip_model, randomize
 from reference import import_open_clip, import_torchvision
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 State = dict[str, Tensor]
 VIT = preset("ViT-mu-8-32")
@@ -133,7 +134,19 @@ def test_another_activation_is_refused(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["hidden_act"] = "gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="asks for the activation gelu; only quick_gelu is known"):
+    with pytest.raises(InputError, match="has the activation gelu; only quick_gelu is known"):
+        weights.load(tmp_path)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_open_clips_config_tells_the_activation(quick: bool, tmp_path: Path) -> None:
+    model = random_model("ViT-mu-8-32")
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
+    if quick:
+        assert_same(weights.load(tmp_path), model)
+        return
+    with pytest.raises(InputError, match="has the activation gelu"):
         weights.load(tmp_path)
 
 

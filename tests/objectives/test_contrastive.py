@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import oracle
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+import oracle
 from cliploom.objectives import Ranks, contrastive
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cliploom import registry
 from cliploom.registry import package, store
 
@@ -41,7 +42,7 @@ def register(uri: str, tracker: registry.Tracker, tmp_path: Path, monkeypatch: p
     """Registers bytes as weights, without packing a model that MLflow could run."""
 
     def write(to: Path, export: Path, *_: str) -> None:
-        shutil.copytree(export, to / "artifacts" / package.ARTIFACT)
+        shutil.copytree(export, to / "artifacts" / package.FOLDER)
         (to / "MLmodel").write_text("flavors: {}\n")
 
     monkeypatch.setattr(package, "write", write)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cliploom import config as configs
 from cliploom import registry
 from cliploom.registry import cards, provenance
-from hypothesis import given
-from hypothesis import strategies as st
 
 MakeRow = Callable[..., dict[str, Any]]
 
@@ -73,9 +74,9 @@ def test_parameters_are_flat_and_hold_no_password() -> None:
 
 
 def test_card_holds_the_facts(config: configs.Config, tags: dict[str, str], make_row: MakeRow) -> None:
-    text = registry.card(config, tags, [make_row(0.158)])
+    text = registry.card(config, tags, [make_row(0.158, chance=1 / 4170)])
     facts = ("# pictures", "94,500", "sha256:abc", "s3://b/manifest.parquet", tags["git_commit"], "global_batch_size")
-    for fact in (*facts, f"torch {version('torch')}", "| 15.8 % | 14.8 - 16.8 % |"):
+    for fact in (*facts, f"torch {version('torch')}", "| 15.8 [14.8, 16.8] | 0.024 | 1,000 |"):
         assert fact in text
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cliploom import registry
 from cliploom.errors import InputError
 from cliploom.registry import catalog, package, store
@@ -130,7 +131,7 @@ def test_an_evaluation_is_recorded(uri: str, register: Register, report: Path, m
     after = registry.resolve(uri, version.uri)
     assert after.tags["evaluation"] == "failed"
     assert after.tags["evaluation.reasons"] == "acc1 is below 60 %."
-    assert "50.0 %" in after.card
+    assert "50.0 [49.0, 51.0]" in after.card
     assert "acc1 is below 60 %." in after.card
     assert registry.results(uri, after) == rows
     assert registry.candidates(uri, MODEL) == []

@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
+
 from cliploom import models, registry
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess
 from cliploom.models import weights
 from cliploom.registry import package
 from cliploom.registry.tracking import Tracker
-from PIL import Image
 
 SIZE = 32
 TEXTS = ["a red square", "a blue square", ""]
@@ -170,9 +171,11 @@ def test_a_process_without_cliploom_loads_a_version_and_predicts(
     assert Path(source).parent.parent.name == "code"  # the model's own, not the one that is installed
 
 
-def test_the_registry_gives_back_the_weights(clip: models.CLIP, uri: str, tracker: Tracker, tmp_path: Path) -> None:
-    weights.save(clip, tmp_path / "export")
-    version = registry.register(uri, "pictures", tracker.run_id, tmp_path / "export", {}, "# A card\n")
+@pytest.mark.parametrize("name", ["export", "step-000100"])
+def test_the_registry_gives_back_the_weights(
+    clip: models.CLIP, uri: str, tracker: Tracker, tmp_path: Path, name: str
+) -> None:
+    weights.save(clip, tmp_path / name)
+    version = registry.register(uri, "pictures", tracker.run_id, tmp_path / name, {}, "# A card\n")
     again = weights.load(registry.download(uri, version, tmp_path / "here"))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in clip.state_dict().items())
-    assert registry.register(uri, "pictures", tracker.run_id, tmp_path / "export", {}, "").version == 1

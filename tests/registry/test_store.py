@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+
 from cliploom import config as configs
 from cliploom import registry
 from cliploom.errors import InputError

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+
 from cliploom.errors import InputError
 from cliploom.registry import store, tracking
 from cliploom.registry.tracking import Tracker, TrackingError
-from mlflow.exceptions import MlflowException
 
 
 @pytest.fixture(autouse=True)

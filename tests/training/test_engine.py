@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import oracle
 import processes
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from test_step import BATCH, MODEL, cut, make_batch
 from torch import Tensor
 
+import oracle
 from cliploom import models
 from cliploom.config import Train
 from cliploom.training.engine import Engine
@@ -86,9 +86,7 @@ def test_state_moves_between_worker_counts_and_stages() -> None:
     cases = [(stage, "fp32") for stage in STAGES]
     expected = oracle_losses(5)
     trained = {world: processes.run(world, train_and_save, cases)[0] for world in (1, 2)}
-    spread = max(
-        largest_difference(a[3], b[3]) for a, b in itertools.combinations([*trained[1], *trained[2]], 2)
-    )
+    spread = max(largest_difference(a[3], b[3]) for a, b in itertools.combinations([*trained[1], *trained[2]], 2))
     assert spread < 1e-4
     states = [result[0] for world in (1, 2) for result in trained[world]]
     for world in (1, 2):

@@ -6,7 +6,6 @@ import itertools
 import math
 from typing import Any
 
-import oracle
 import processes
 import pytest
 import torch
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import oracle
 from cliploom import models
 from cliploom.config import Train
 from cliploom.data.plan import micro_batches, rank_span

@@ -12,13 +12,13 @@ from cliploom.config import Config, Index, require
 from cliploom.data import manifest
 from cliploom.data.prepare import Result, write_quarantine
 from cliploom.data.progress import Progress
-from cliploom.data.runner import in_tasks
+from cliploom.data.runner import Runner, in_tasks
 from cliploom.data.shards import Fault, Shard, ShardIndex, index_shard
 from cliploom.errors import InputError
 
 
-def make_index(config: Config) -> Result:
-    """Make the manifest that `config.index` describes, from the shards' tar headers; needs a connection to Ray.
+def make_index(config: Config, run: Runner = in_tasks) -> Result:
+    """Make the manifest that `config.index` describes, from the shards' tar headers, in Ray by default.
 
     What is no pair goes to a quarantine file beside the manifest.
 
@@ -30,7 +30,7 @@ def make_index(config: Config) -> Result:
     output = storage.absolute(config.index.output or storage.parent(uris[0]))
     storage.check(output, "index.output")
     faults: list[Fault] = []
-    rows = _rows(config.index, uris, faults)
+    rows = _rows(config.index, uris, run, faults)
     first = next(rows, None)
     if first is None:
         raise InputError(f"index.shards: no image with a caption in {config.index.shards}")
@@ -39,11 +39,11 @@ def make_index(config: Config) -> Result:
     return Result(made.uri, len(made.shards), made.samples, Counter(fault.cause for fault in faults))
 
 
-def _rows(settings: Index, uris: list[str], faults: list[Fault]) -> Iterator[tuple[Shard, ShardIndex]]:
+def _rows(settings: Index, uris: list[str], run: Runner, faults: list[Fault]) -> Iterator[tuple[Shard, ShardIndex]]:
     """The manifest's rows, in order; what is no pair goes to `faults`."""
     task = functools.partial(index_shard, content_digest=settings.content_digest)
     with Progress(f"index {settings.shards}", "samples") as progress:
-        for _, (shard, index, its_faults) in in_tasks(task, uris):
+        for _, (shard, index, its_faults) in run(task, uris):
             faults += its_faults
             progress.add(shard.samples)
             if shard.samples:

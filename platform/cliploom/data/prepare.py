@@ -17,7 +17,7 @@ from cliploom import storage
 from cliploom.config import Config, Prepare, require
 from cliploom.data import manifest, packing
 from cliploom.data.progress import Progress
-from cliploom.data.runner import in_tasks
+from cliploom.data.runner import Runner, in_tasks
 from cliploom.data.shards import Fault
 from cliploom.data.sources import Row, rows
 from cliploom.errors import InputError
@@ -40,8 +40,8 @@ class Result(NamedTuple):
         return ", ".join(f"{count} x {cause}" for cause, count in self.faults.most_common()) or "nothing"
 
 
-def prepare(config: Config) -> Result:
-    """Make what `config.prepare` describes; needs a connection to Ray.
+def prepare(config: Config, run: Runner = in_tasks) -> Result:
+    """Make what `config.prepare` describes; `run` runs the making of shards, in Ray by default.
 
     Raises:
         InputError: the source is not there, or nothing in it can be used.
@@ -56,7 +56,7 @@ def prepare(config: Config) -> Result:
     records: list[str] = []
     samples = 0
     with Progress(f"prepare {settings.source}", "samples") as progress:
-        for plan, made in in_tasks(packing.make, _plans(settings, folder, classes, faults)):
+        for plan, made in run(packing.make, _plans(settings, folder, classes, faults)):
             records.append(plan.record)
             faults += made.faults
             samples += made.samples

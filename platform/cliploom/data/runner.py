@@ -11,6 +11,7 @@ from cliploom.storage import StorageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Runner = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]  # in_tasks, or one like it
 
 
 def in_tasks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:

@@ -1,0 +1,1 @@
+"""The demonstration: a real corpus of drawings, and the whole path from it to a reviewed model."""

@@ -8,17 +8,21 @@ their skin tones and genders.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cliploom.config import Config, Prepare
+from cliploom.data import manifest
+from cliploom.data.prepare import prepare
+from cliploom.data.runner import Runner, in_tasks
 from cliploom.demo import drawings, packages
 from cliploom.demo.concepts import Concept, Names, captions, held_out
 from cliploom.errors import InputError
@@ -37,9 +41,9 @@ TRAINING_STYLES = (
 TEST_STYLES = ("twemoji", "emojione")
 STYLES = (*TRAINING_STYLES, *TEST_STYLES)
 TEMPLATES = ("{c}", "an emoji of {c}")
-Layout = Literal["classification", "retrieval"]
 _FACTS = ("en/data.json", "meta/groups.json", "meta/unicode-names.json")
 _SHARD_SAMPLES = 500
+_DRAW_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,15 @@ class Corpus:
     seen: list[Drawing]  # test styles; concepts that training has in other styles
     unseen: list[Drawing]  # test styles; concepts held out of training
     dropped: list[Drawing]  # of the training styles, for being a test style's drawing
+
+
+class EvaluationSet(NamedTuple):
+    """One split of an evaluation set."""
+
+    name: str
+    split: str
+    classes: str | None  # which list of class names; None is retrieval
+    rows: list[tuple[Drawing, Any]]  # with its class name, or its captions
 
 
 def split(found: Iterable[Drawing], families: set[str]) -> Corpus:
@@ -99,8 +112,12 @@ def check(corpus: Corpus) -> None:
             raise AssertionError(f"{one.path} is held out, but it is in training")
 
 
-def make(folder: Path) -> dict[str, Any]:
+def make(folder: Path, run: Runner = in_tasks) -> dict[str, Any]:
     """Make the corpus below `folder`: cache/, raw/, shards/ and evaluation/. Needs a connection to Ray.
+
+    Args:
+        folder: local.
+        run: runs a function over items, in Ray by default.
 
     Returns:
         How many drawings there are of each use, style by style. What is there already is not made again.
@@ -108,33 +125,30 @@ def make(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the pictures can't be downloaded.
     """
-    summary = folder / "corpus.json"
-    version = _version()
-    if summary.exists() and (known := json.loads(summary.read_text()))["version"] == version:
-        return known
+    summary, version = folder / "corpus.json", _version()
+    if summary.exists() and (folder / "shards" / manifest.NAME).exists():
+        known = json.loads(summary.read_text())
+        if known["version"] == version:
+            return known
     pictures = packages.fetch(*PICTURES, folder / "cache")
     words = packages.fetch(*WORDS, folder / "cache")
     sets = packages.read_json(pictures, ["collections.json", *(f"json/{style}.json" for style in STYLES)])
     facts = packages.read_json(words, _FACTS)
     names = Names(*(facts[name] for name in _FACTS))
-    licences = sets["collections.json"]
-    corpus = split(_draw({style: sets[f"json/{style}.json"] for style in STYLES}, names), held_out(names.concepts))
+    drawn = _draw({style: sets[f"json/{style}.json"] for style in STYLES}, names, run)
+    corpus = split(drawn, held_out(names.concepts))
     check(corpus)
-    raw = folder / "raw"
-    for one in corpus.training + corpus.seen + corpus.unseen:
-        (raw / one.style).mkdir(parents=True, exist_ok=True)
-        (raw / one.path).write_bytes(one.png)
-    pairs = sorted(corpus.training, key=lambda one: _rank(one.path))  # so that each shard has all styles
-    _write_rows(raw / "pairs.jsonl", (_pair(one, licences[one.style]["license"]["spdx"]) for one in pairs))
-    _prepare(source=raw / "pairs.jsonl", output=folder / "shards", shard_samples=_SHARD_SAMPLES)
-    (folder / "shards" / "LICENCES.md").write_text(_licences(licences))
-    _make_evaluation_sets(raw, folder / "evaluation", corpus)
+    _write_raw(folder / "raw", corpus, sets["collections.json"])
+    _prepare(run, folder / "raw" / "pairs.jsonl", folder / "shards", shard_samples=_SHARD_SAMPLES)
+    (folder / "shards" / "LICENCES.md").write_text(_licences(sets["collections.json"]), encoding="utf-8")
+    for evaluation_set in _evaluation_sets(corpus):
+        _make_evaluation_set(run, folder / "raw", folder / "evaluation", evaluation_set)
     known = {"version": version, **_counts(corpus)}
     summary.write_text(json.dumps(known, indent=1))
     return known
 
 
-def _draw(icons: dict[str, dict[str, Any]], names: Names) -> Iterable[Drawing]:
+def _draw(icons: dict[str, dict[str, Any]], names: Names, run: Runner) -> list[Drawing]:
     """All pictures of the sets whose concept is known."""
     for known in icons.values():
         for code, name in known.get("chars", {}).items():
@@ -150,49 +164,56 @@ def _draw(icons: dict[str, dict[str, Any]], names: Names) -> Iterable[Drawing]:
             if concept and not icon.get("hidden"):
                 found.append((style, name, concept))
     documents = [drawings.svg(icons[style], name) for style, name, _ in found]
-    for (style, name, concept), png in zip(found, drawings.draw(documents), strict=True):
-        yield Drawing(style, name, concept, png)
+    chunks = [documents[start : start + _DRAW_AT_ONCE] for start in range(0, len(documents), _DRAW_AT_ONCE)]
+    pictures = itertools.chain.from_iterable(pngs for _, pngs in run(drawings.draw, chunks))
+    return [Drawing(*one, png) for one, png in zip(found, pictures, strict=True)]
 
 
-def _make_evaluation_sets(raw: Path, output: Path, corpus: Corpus) -> None:
-    """For each test style: names of seen and of unseen concepts, subgroups, and retrieval."""
-    (raw / "templates.txt").write_text("".join(f"{template}\n" for template in TEMPLATES))
+def _write_raw(raw: Path, corpus: Corpus, licences: dict[str, Any]) -> None:
+    """Pictures, pairs, and the lists of names, as a user would have them."""
     used = corpus.training + corpus.seen + corpus.unseen
-    _write_names(raw / "names.txt", {one.concept.label for one in used})
-    _write_names(raw / "subgroups.txt", {_words(one.concept.subgroup) for one in used})
+    for style in STYLES:
+        (raw / style).mkdir(parents=True, exist_ok=True)
+    for one in used:
+        (raw / one.path).write_bytes(one.png)
+    pairs = sorted(corpus.training, key=lambda one: _rank(one.path))  # so that each shard has all styles
+    _write_rows(raw / "pairs.jsonl", (_pair(one, licences[one.style]["license"]["spdx"]) for one in pairs))
+    _write_lines(raw / "names.txt", sorted({one.concept.label for one in used}))
+    _write_lines(raw / "subgroups.txt", sorted({_words(one.concept.subgroup) for one in used}))
+    _write_lines(raw / "templates.txt", TEMPLATES)
+
+
+def _evaluation_sets(corpus: Corpus) -> Iterator[EvaluationSet]:
+    """For each test style: names of seen and of unseen concepts, subgroups, and retrieval."""
     for style in TEST_STYLES:
         seen, unseen = ([one for one in part if one.style == style] for part in (corpus.seen, corpus.unseen))
-        for half, name in enumerate(("test", "train")):  # with all of a concept in one of them; train is for probes
-            members = [one for one in seen if _rank(one.concept.family)[0] % 2 == half]
-            rows = ({**_image(one), "class": _words(one.concept.subgroup)} for one in members)
-            _evaluation_set(raw, output / f"{style}-subgroups", rows, "classification", "subgroups.txt", name)
         for name, part in (("seen", seen), ("unseen", unseen)):
-            rows = ({**_image(one), "class": one.concept.label} for one in part)
-            _evaluation_set(raw, output / f"{style}-{name}", rows, "classification", "names.txt")
-        plain = [one for one in seen if "skin tone" not in one.concept.label]
-        rows = ({**_image(one), "caption": captions(one.concept)[::2]} for one in plain)
-        _evaluation_set(raw, output / f"{style}-retrieval", rows, "retrieval")
+            yield EvaluationSet(f"{style}-{name}", "test", "names", [(one, one.concept.label) for one in part])
+        for half, split_name in enumerate(("test", "train")):  # all of a concept is in one of them; train is for probes
+            part = [one for one in seen if _rank(one.concept.family)[0] % 2 == half]
+            labelled = [(one, _words(one.concept.subgroup)) for one in part]
+            yield EvaluationSet(f"{style}-subgroups", split_name, "subgroups", labelled)
+        plain = [one for one in seen if "skin tone" not in one.concept.label]  # captions can tell these apart
+        yield EvaluationSet(f"{style}-retrieval", "test", None, [(one, captions(one.concept)[::2]) for one in plain])
 
 
-def _evaluation_set(
-    raw: Path,
-    output: Path,
-    rows: Iterable[dict[str, Any]],
-    layout: Layout,
-    names: str | None = None,
-    split: str = "test",
-) -> None:
-    source = raw / f"{output.name}-{split}.jsonl"
-    _write_rows(source, rows)
-    classes = str(raw / names) if names else None
-    templates = str(raw / "templates.txt")
-    _prepare(source=source, output=output, layout=layout, split=split, classnames=classes, templates=templates)
+def _make_evaluation_set(run: Runner, raw: Path, output: Path, one: EvaluationSet) -> None:
+    source = raw / f"{one.name}-{one.split}.jsonl"
+    column = "class" if one.classes else "caption"
+    _write_rows(source, ({**_image(drawing), column: text} for drawing, text in one.rows))
+    _prepare(
+        run,
+        source,
+        output / one.name,
+        layout="classification" if one.classes else "retrieval",
+        split=one.split,
+        classnames=str(raw / f"{one.classes}.txt") if one.classes else None,
+        templates=str(raw / "templates.txt"),
+    )
 
 
-def _prepare(source: Path, output: Path, **settings: Any) -> None:
-    from cliploom.data.prepare import prepare
-
-    result = prepare(Config(prepare=Prepare(source=str(source), output=str(output), **settings)))
+def _prepare(run: Runner, source: Path, output: Path, **settings: Any) -> None:
+    result = prepare(Config(prepare=Prepare(source=str(source), output=str(output), **settings)), run)
     assert not result.faults, result.faults  # the drawings are ours
 
 
@@ -209,7 +230,7 @@ def _pair(drawing: Drawing, licence: str) -> dict[str, Any]:
     }
 
 
-def _image(drawing: Drawing) -> dict[str, str]:
+def _image(drawing: Drawing) -> dict[str, Any]:
     """The digest makes a row another one when its picture is another."""
     return {"image": drawing.path, "sha256": hashlib.sha256(drawing.png).hexdigest()}
 
@@ -248,11 +269,11 @@ def _pixels(drawn: Sequence[Drawing]) -> np.ndarray:
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    _write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
-def _write_names(path: Path, names: Iterable[str]) -> None:
-    path.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _words(subgroup: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,18 +30,14 @@ def svg(icons: dict[str, Any], name: str) -> str:
     )
 
 
-def draw(documents: Sequence[str], processes: int = 2) -> Iterator[bytes]:
-    """Each SVG document as a PNG of SIZE x SIZE pixels, in order."""
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(_draw, documents, chunksize=64)
-
-
-def _draw(document: str) -> bytes:
+def draw(documents: Sequence[str]) -> list[bytes]:
+    """Each SVG document as a PNG of SIZE x SIZE pixels."""
     import resvg_py
 
-    return resvg_py.svg_to_bytes(
-        svg_string=document, width=SIZE, height=SIZE, background="white", skip_system_fonts=True
-    )
+    return [
+        resvg_py.svg_to_bytes(svg_string=one, width=SIZE, height=SIZE, background="white", skip_system_fonts=True)
+        for one in documents
+    ]
 
 
 def pixels(png: bytes) -> np.ndarray:

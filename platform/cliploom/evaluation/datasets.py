@@ -1,10 +1,10 @@
 """Evaluation data sets, in the WebDataset layout in which the CLIP benchmark's are published.
 
-    ROOT/dataset_type.txt                       "classification" (also where the file is missing) or "retrieval"
-    ROOT/classnames.txt                         a class a line (classification)
-    ROOT/zeroshot_classification_templates.txt  a prompt a line, with {c} for the class (classification)
-    ROOT/SPLIT/nshards.txt                      how many shards the split has
-    ROOT/SPLIT/N.tar                            KEY.{jpg,jpeg,png,webp} with KEY.cls, or KEY.txt: a caption a line
+ROOT/dataset_type.txt                       "classification" (also where the file is missing) or "retrieval"
+ROOT/classnames.txt                         a class a line (classification)
+ROOT/zeroshot_classification_templates.txt  a prompt a line, with {c} for the class (classification)
+ROOT/SPLIT/nshards.txt                      how many shards the split has
+ROOT/SPLIT/N.tar                            KEY.{jpg,jpeg,png,webp} with KEY.cls, or KEY.txt: a caption a line
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
         file = tar.extractfile(member) if match else None
         if match and file:
             yield match[1], match[2].lower(), file.read()
-        tar.members = []  # it would keep every header
+        tar.members = []  # type: ignore[attr-defined]  # it would keep every header
 
 
 def _is_absolute(uri: str) -> bool:

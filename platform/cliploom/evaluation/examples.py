@@ -1,4 +1,4 @@
-"""A few samples of a data set with what the model made of them, for people to look at. Drawn at random, never picked."""
+"""A few samples of a data set with what the model made of them, for people to look at; drawn at random."""
 
 from __future__ import annotations
 
@@ -64,7 +64,12 @@ def origins(parts: Sequence[int], usable: np.ndarray) -> list[Origin]:
 
 
 def predictions(
-    dataset: Dataset, features: Features, labels: np.ndarray, places: Sequence[Origin], classes: np.ndarray, scale: float
+    dataset: Dataset,
+    features: Features,
+    labels: np.ndarray,
+    places: Sequence[Origin],
+    classes: np.ndarray,
+    scale: float,
 ) -> list[Example]:
     """Images with the classes that the model takes them for; probabilities are softmax(scale * cosine) over all."""
     chosen = _draw(places, PREDICTIONS)

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,10 @@ Source = Shard | Prompts
 
 @dataclass(frozen=True)
 class Piece:
-    """One batch of a source on its way through the stages: list[Sample] or Prompts, then Batch, then Features."""
+    """One batch of a source on its way through the stages: list[Sample] or Prompts, then Batch, then Features.
+
+    Or an InputError, in place of what could not be read.
+    """
 
     source: int
     part: int
@@ -87,6 +91,8 @@ def extract(
     _preflight(settings)
     collected: dict[int, dict[int, Piece]] = defaultdict(dict)
     for piece in _stream(missing, model, settings):
+        if isinstance(piece.content, InputError):
+            raise piece.content
         parts = collected[piece.source]
         parts[piece.part] = piece
         if whole := _is_whole(parts):
@@ -102,44 +108,48 @@ def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iter
     """The features of each batch of each source, in any order."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # byte: each batch is a block, so that stages overlap within a shard
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of columns that hold objects, as ours do
+    with ray.data.DataContext.current(context):
+        yield from (row["piece"] for row in _pipeline(sources, model, settings).iter_rows())
+
+
+def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> Any:
+    """The three stages as a Ray data set of rows {"piece": Piece}."""
+    import ray.data
+
     device = "cuda" if settings.gpus_per_worker else "cpu"
-    rows = (
+    batches = (
         ray.data.range(len(sources), override_num_blocks=len(sources))
         .flat_map(functools.partial(_read, sources=sources, batch_size=settings.batch_size), num_cpus=_READ_CPUS)
         .map(functools.partial(_decode, model=model), num_cpus=settings.cpus_per_task)
-        .map(
-            _Actor,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
+        return batches.map(
+            _Actor,  # type: ignore[arg-type]
             fn_constructor_args=(model.uri, device, settings.precision if device == "cuda" else "fp32"),
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
-            max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # an actor that the only node can't hold would die again
+            max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # what the only node couldn't hold would die again
         )
-    )
-    try:
-        for row in rows.iter_rows():
-            yield row["piece"]
-    except ray.exceptions.RayTaskError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        raise cause or error from None
 
 
 def _read(row: dict[str, int], sources: Sequence[Source], batch_size: int) -> Iterator[dict[str, Piece]]:
     """The batches of a source, as they lie in storage."""
     number = row["id"]
-    source = sources[number]
     part = -1
-    for part, (content, last) in enumerate(_with_last(_contents(source, batch_size))):
-        yield {"piece": Piece(number, part, last, content)}
-    if part < 0:
-        raise InputError(f"the shard {source.uri} holds no samples")
+    try:
+        for part, (content, last) in enumerate(_with_last(_contents(sources[number], batch_size))):
+            yield {"piece": Piece(number, part, last, content)}
+        if part < 0:
+            raise InputError(f"the shard {sources[number].uri} holds no samples")  # type: ignore[union-attr]
+    except InputError as fault:  # goes on as a value: Ray would wrap it in an exception of its own, and print it
+        yield {"piece": Piece(number, part + 1, True, fault)}
 
 
 def _decode(row: dict[str, Piece], model: Model) -> dict[str, Piece]:
@@ -147,6 +157,8 @@ def _decode(row: dict[str, Piece], model: Model) -> dict[str, Piece]:
     from cliploom.evaluation import preparing
 
     piece = row["piece"]
+    if isinstance(piece.content, InputError):
+        return row
     if isinstance(piece.content, Prompts):
         batch = preparing.prepare_classes(*piece.content, model.context_length)
     else:
@@ -164,6 +176,8 @@ class _Actor:
 
     def __call__(self, row: dict[str, Piece]) -> dict[str, Piece]:
         piece = row["piece"]
+        if isinstance(piece.content, InputError):
+            return row
         return {"piece": replace(piece, content=self._encoder.encode(piece.content))}
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cliploom.evaluation.run import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLES = {f"#0000{number:02x}": f"var(--series-{number})" for number in range(1, 7)} | {
     "#000010": "var(--ink)",
@@ -25,7 +29,7 @@ def hits_at_k(curves: Sequence[Curve]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "cliploom",
         "font.size": 12,
@@ -59,9 +63,9 @@ def hits_at_k(curves: Sequence[Curve]) -> str:
         return _inline(figure)
 
 
-def _inline(figure: object) -> str:
+def _inline(figure: Figure) -> str:
     data = io.StringIO()
-    figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})  # type: ignore[attr-defined]
+    figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = data.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)

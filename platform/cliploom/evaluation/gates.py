@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from cliploom.config import Gates, nearest
 from cliploom.errors import InputError
-from cliploom.evaluation.results import Row, lookup
+from cliploom.evaluation.results import AnyRow, Row, lookup
 from cliploom.evaluation.suite import Suite
 
 
@@ -24,13 +24,15 @@ def check(gates: Gates, suite: Suite) -> None:
     Raises:
         InputError: names the first that isn't.
     """
-    known = [f"{entry.name}/{metric}" for entry in suite.entries for task in entry.tasks for metric in entry.metrics_of(task)]
+    known = [
+        f"{entry.name}/{metric}" for entry in suite.entries for task in entry.tasks for metric in entry.metrics_of(task)
+    ]
     for key in gates.floors:
         if key not in known:
             raise InputError(f"evaluate.gates.floors: the suite {suite.name} has no {key}{nearest(key, known)}")
 
 
-def judge(rows: Sequence[Row], gates: Gates, champion: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+def judge(rows: Sequence[Row], gates: Gates, champion: Sequence[AnyRow] = ()) -> Verdict:
     """Hold results against the floors and, where there is one, against the champion's rows.
 
     A metric regresses when it is below the lower end of the champion's 95 % interval by more than
@@ -48,7 +50,7 @@ def judge(rows: Sequence[Row], gates: Gates, champion: Sequence[Mapping[str, Any
             reasons.append(f"{key} is {row['value']:.1%}, below its floor of {floor:.1%}")
     compared = 0
     for row in rows:
-        best = lookup(champion, row["dataset"], row["metric"])  # type: ignore[arg-type]
+        best = lookup(champion, row["dataset"], row["metric"])
         if best is None or best["suite"] != row["suite"]:
             continue
         compared += 1

@@ -11,7 +11,7 @@ from cliploom.evaluation.report import Champion, render
 from cliploom.evaluation.results import to_csv, to_json
 from cliploom.evaluation.run import Outcome
 
-REPORT, RESULTS = "report.html", "results.json"
+REPORT, RESULTS, BROKEN = "report.html", "results.json", "broken.jsonl"
 
 
 def write(outcome: Outcome, verdict: Verdict, champion: Champion | None, folder: Path) -> None:
@@ -21,7 +21,7 @@ def write(outcome: Outcome, verdict: Verdict, champion: Champion | None, folder:
         RESULTS: to_json(outcome.rows),
         "results.csv": to_csv(outcome.rows),
         REPORT: render(outcome, verdict, champion).encode(),
-        "broken.jsonl": "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in broken).encode(),
+        BROKEN: "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in broken).encode(),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)

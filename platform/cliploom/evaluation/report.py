@@ -10,7 +10,7 @@ from typing import Any
 
 from cliploom.evaluation.figures import hits_at_k
 from cliploom.evaluation.gates import Verdict
-from cliploom.evaluation.results import Row, lookup
+from cliploom.evaluation.results import AnyRow, Row, lookup
 from cliploom.evaluation.run import Finding, Outcome
 
 
@@ -19,7 +19,7 @@ class Champion:
     """The version in use, and its results."""
 
     title: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[AnyRow]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Card:
     dataset: str
     row: Row
     label: str
-    champion: Mapping[str, Any] | None
+    champion: AnyRow | None
     position: Mapping[str, float]  # of value, low, high, chance and champion on a bar, 0-100
 
 
@@ -71,7 +71,7 @@ def percent(share: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """The ends of an interval as `percent` gives them: 23.0 – 25.9 %."""
+    """The ends of an interval as `percent` gives them, with one percent sign."""
     return f"{_shown(low)} – {_shown(high)} %"
 
 
@@ -99,7 +99,7 @@ def _section(outcome: Outcome, title: str, findings: Sequence[Finding], champion
         (
             finding,
             [
-                (row, lookup(champion.rows, row["dataset"], metric) if champion and row else None)  # type: ignore[arg-type]
+                (row, lookup(champion.rows, row["dataset"], metric) if champion and row else None)
                 for metric in metrics
                 for row in [lookup(rows, finding.dataset.name, metric)]
             ],
@@ -113,8 +113,8 @@ def _section(outcome: Outcome, title: str, findings: Sequence[Finding], champion
 def _card(outcome: Outcome, finding: Finding, champion: Champion | None) -> Card:
     """The first metric of a data set."""
     row = next(row for row in outcome.rows if row["dataset"] == finding.dataset.name)
-    best = lookup(champion.rows, row["dataset"], row["metric"]) if champion else None  # type: ignore[arg-type]
-    shares = {name: row[name] for name in ("value", "low", "high", "chance")}  # type: ignore[literal-required]
+    best = lookup(champion.rows, row["dataset"], row["metric"]) if champion else None
+    shares = {name: row[name] for name in ("value", "low", "high", "chance")}
     if best:
         shares["champion"] = best["value"]
     return Card(

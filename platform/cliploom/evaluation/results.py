@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from cliploom.evaluation.intervals import Estimate
+
+AnyRow = Mapping[str, Any]  # as read back from a results.json, perhaps of another version
 
 
 class Measure(NamedTuple):
@@ -51,7 +53,6 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def lookup(rows: Sequence[Row | dict[str, Any]], dataset: str, metric: str) -> Row | None:
+def lookup(rows: Iterable[AnyRow], dataset: str, metric: str) -> AnyRow | None:
     """The row of a data set's metric, or None."""
-    found = (row for row in rows if row["dataset"] == dataset and row["metric"] == metric)
-    return next(found, None)  # type: ignore[arg-type]
+    return next((row for row in rows if row["dataset"] == dataset and row["metric"] == metric), None)

@@ -84,8 +84,8 @@ def open_suite(suite: Suite, root: str) -> list[Dataset]:
 def sources(opened: Sequence[Dataset]) -> list[Source]:
     """What features are computed of: prompts and shards, each once, though several data sets may have them."""
     prompts = [_prompts(dataset) for dataset in opened if dataset.kind == "classification"]
-    shards = [shard for dataset in opened for shard in dataset.shards]
-    return list({source.digest: source for source in [*prompts, *shards]}.values())
+    found: list[Source] = [*prompts, *(shard for dataset in opened for shard in dataset.shards)]
+    return list({source.digest: source for source in found}.values())
 
 
 def evaluate(
@@ -156,9 +156,7 @@ def _classify(
     )
 
 
-def _retrieve(
-    entry: Entry, dataset: Dataset, parts: list[Features], model: Model, max_bad_fraction: float
-) -> Finding:
+def _retrieve(entry: Entry, dataset: Dataset, parts: list[Features], model: Model, max_bad_fraction: float) -> Finding:
     begun = time.perf_counter()
     whole = retrieval.checked(concatenate(parts))
     broken = _broken(dataset, whole, max_bad_fraction)
@@ -190,7 +188,7 @@ def _broken(dataset: Dataset, whole: Features, max_bad_fraction: float) -> list[
         cause, count = Counter(one.cause for one in found).most_common(1)[0]
         raise InputError(
             f"data set {dataset.name}: {len(found)} of {len(whole)} samples can't be measured ({count} x {cause}; the "
-            f"first is {found[0].key}), which is more than data.max_bad_fraction={max_bad_fraction:g}: see {dataset.uri}"
+            f"first is {found[0].key}), more than data.max_bad_fraction={max_bad_fraction:g}: see {dataset.uri}"
         )
     return found
 

@@ -18,9 +18,7 @@ Kind = Literal["classification", "retrieval"]
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall"),
-    "zeroshot_retrieval": tuple(
-        f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)
-    ),
+    "zeroshot_retrieval": tuple(f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)),
 }
 KINDS: dict[Task, Kind] = {"zeroshot_classification": "classification", "zeroshot_retrieval": "retrieval"}
 
@@ -92,14 +90,14 @@ def _entry(path: str, number: int, row: Any) -> Entry:
     for metric in entry.metrics or ():
         if metric not in known:
             tasks = " and ".join(entry.tasks)
-            raise InputError(
-                f"suite {path}, entry {number}: {metric} is no metric of {tasks}{nearest(metric, known)}"
-            )
+            raise InputError(f"suite {path}, entry {number}: {metric} is no metric of {tasks}{nearest(metric, known)}")
     return entry
 
 
 def _explain(error: ValidationError) -> str:
-    fault = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a key that is misspelt is missing too
+    fault = min(
+        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+    )  # a key that is misspelt is missing too
     key, given = str(fault["loc"][0]) if fault["loc"] else "", fault["input"]
     match fault["type"]:
         case "extra_forbidden":

@@ -17,7 +17,9 @@ def table(outcome: Outcome, champion: Champion | None) -> Table:
     from rich import box
     from rich.table import Table
 
-    found = Table(title=f"{outcome.model.title} on {outcome.suite}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    found = Table(
+        title=f"{outcome.model.title} on {outcome.suite}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
     found.add_column("")
     for name in ("value", "95 % interval", "chance", *(["champion"] if champion else [])):
         found.add_column(name, justify="right", no_wrap=True)

@@ -20,6 +20,7 @@ from cliploom.errors import InputError
 # What readers raise on bytes that are no weights; pickle's documentation leaves the list open.
 _MALFORMED = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     ImportError,

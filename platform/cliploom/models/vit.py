@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -35,5 +37,6 @@ class VisionTransformer(nn.Module):
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight in at least fp32: embeddings in bf16 would differ by as much as neighbouring samples do."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext():
         return x.to(dtype) @ weight.to(dtype)

@@ -53,7 +53,8 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
     Args:
         path: a safetensors file, a state dict or checkpoint of torch.save, or a TorchScript archive, with OpenAI's,
             open_clip's or transformers' parameter names; or a folder with such a file. Code in it is never run.
-            open_clip's models without QuickGELU look the same and give other embeddings.
+            Models of open_clip's without QuickGELU can't be told apart by their weights; where its config says so they
+            are refused.
         config: what model it is to be; by default what the shapes say. It may ask for another resolution than the
             weights': position embeddings are interpolated then.
 
@@ -62,7 +63,8 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
             `config`.
     """
     file = _weights_file(path)
-    _check_config(file.with_name(CONFIG))
+    if file.name in _KNOWN_FILES:
+        _check_configs(file.parent)
     state = read_tensors(file)
     try:
         state = to_openai(state)
@@ -100,27 +102,36 @@ def _weights_file(path: Path) -> Path:
     raise InputError(f"the folder {path} holds no weights: none of {', '.join(_KNOWN_FILES)}")
 
 
-def _check_config(file: Path) -> None:
-    """Refuse what a config beside the weights says that this version can't do.
+def _check_configs(folder: Path) -> None:
+    """Refuse what the configs beside the weights say that this version can't do.
 
     The geometry is read off the weights themselves, so that the two can't disagree.
     """
-    if not file.is_file():
-        return
+    config = _read_config(folder / CONFIG)
+    version = config.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{folder / CONFIG} has format version {version!r}; this version of cliploom reads {FORMAT_VERSION}"
+        )
+    towers = (config.get(name) or {} for name in ("text_config", "vision_config"))  # transformers'
+    activations = {tower.get("hidden_act", "quick_gelu") for tower in towers}
+    if open_clip := _read_config(folder / "open_clip_config.json"):
+        activations.add("quick_gelu" if (open_clip.get("model_cfg") or {}).get("quick_gelu") else "gelu")
+    if other := activations - {"quick_gelu"}:
+        raise InputError(f"the model in {folder} has the activation {min(other)}; only quick_gelu is known")
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; an empty one where there is no file."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{file} can't be read: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} holds no mapping")
-    version = config.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise InputError(f"{file} has format version {version!r}; this version of cliploom reads {FORMAT_VERSION}")
-    for tower in ("text_config", "vision_config"):
-        values = config.get(tower)
-        activation = values.get("hidden_act", "quick_gelu") if isinstance(values, dict) else "quick_gelu"
-        if activation != "quick_gelu":
-            raise InputError(f"{file} asks for the activation {activation}; only quick_gelu is known")
+    return config
 
 
 def _add_batch_counts(state: dict[str, Tensor], model: CLIP) -> None:

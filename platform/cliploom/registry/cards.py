@@ -50,7 +50,7 @@ def card(config: Config, tags: Mapping[str, str], results: Sequence[Mapping[str,
             "",
             "## Recipe",
             "```yaml",
-            yaml.safe_dump(set_, sort_keys=False, default_flow_style=None, width=100).rstrip(),
+            yaml.safe_dump(set_, sort_keys=False, default_flow_style=None, width=60).rstrip(),
             "```",
             "",
             _RESULTS,
@@ -64,21 +64,21 @@ def with_results(text: str, results: Sequence[Mapping[str, Any]], outcome: str =
 
     Args:
         text: a card, or any description; a section of results in it is replaced.
-        results: rows {dataset, task, metric, value, low, high, samples, ...}.
+        results: rows {dataset, metric, value, low, high, chance, samples, ...}, shares of 1.
         outcome: a sentence on top of the table.
     """
     head = text.partition(_RESULTS)[0].rstrip()[: LIMIT - _ROOM] + "\n\n" + _RESULTS
     lines = [outcome, ""] if outcome else []
     if results:
-        lines += ["| dataset | task | metric | value | 95 % interval | samples |", "|---|---|---|---|---|---|"]
+        lines += ["| dataset | metric | % [95 %] | chance | samples |", "|---|---|---|---|---|"]
         lines += [_row(row) for row in results]
     return _cut(head, lines or ["None yet."])
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    interval = f"{100 * row['low']:.1f} - {100 * row['high']:.1f} %" if row.get("low") is not None else ""
-    value = f"{100 * row['value']:.1f} %"
-    return f"| {row['dataset']} | {row['task']} | {row['metric']} | {value} | {interval} | {row['samples']:,} |"
+    share = f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    chance = f"{100 * row['chance']:.2g}" if "chance" in row else ""
+    return f"| {row['dataset']} | {row['metric']} | {share} | {chance} | {row['samples']:,} |"
 
 
 def _cut(head: str, lines: Iterable[str]) -> str:

@@ -26,7 +26,6 @@ EVALUATION = "evaluation"  # tag: passed or failed
 _DIGEST = "weights_digest"
 _MODEL_ID = "logged_model_id"  # tag: MLflow's model that the version is a version of
 _PAGE = 200  # versions a request
-_WEIGHTS = "weights.safetensors"
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
 
 Row = Mapping[str, Any]  # of results.json: suite, model, version, dataset, task, metric, value, low, high, samples
@@ -78,7 +77,7 @@ def register(
         InputError: the server gives no permission.
     """
     client = store.client(uri)
-    digest = _digest(folder / _WEIGHTS)
+    digest = _digest(folder / package.WEIGHTS)
     known = _all(client, model_name) if _find_model(client, model_name) else []
     same = next((v for v in known if v.run_id == run_id and v.tags.get(_DIGEST) == digest), None)
     with store.permitted(uri):
@@ -168,11 +167,11 @@ def download(uri: str, version: Version, to: Path) -> Path:
 
     # Not `models:/NAME/VERSION`: MLflow looks that up in the process's default store, which need not be this one.
     stored = client.get_model_version_download_uri(version.name, str(version.version))
-    source = f"{stored}/artifacts/{package.ARTIFACT}"
+    source = f"{stored}/artifacts/{package.FOLDER}"
     to.mkdir(parents=True, exist_ok=True)
     folder = Path(download_artifacts(source, dst_path=str(to), tracking_uri=uri))
     registered = version.tags.get(_DIGEST)
-    if registered and _digest(folder / _WEIGHTS) != registered:
+    if registered and _digest(folder / package.WEIGHTS) != registered:
         raise InputError(f"{version.uri}: the stored weights are not those that were registered ({registered})")
     return folder
 

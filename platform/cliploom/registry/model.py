@@ -30,7 +30,7 @@ class ClipEmbedder(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the weights from the model's own artifacts."""
-        self._model = weights.load(Path(context.artifacts["export"])).eval()
+        self._model = weights.load(Path(context.artifacts["weights.safetensors"])).eval()
         self._preprocess = Preprocess(self._model.config.image_size)
         self._tokenize = Tokenizer()
 

@@ -1,7 +1,7 @@
 """The folder of a registered model: what a stock MLflow client needs to load it and predict, without pickles.
 
-It holds the weights (safetensors + JSON), this package's source (so that cliploom need not be installed), the file
-that MLflow executes (`model.py`), a signature, an example, and the pinned requirements.
+It holds the weights (safetensors + JSON), the part of cliploom's source that predicting needs (so that it need not be
+installed), the file that MLflow executes (`model.py`), a signature, an example, and the pinned requirements.
 """
 
 from __future__ import annotations
@@ -10,13 +10,27 @@ import base64
 import importlib.metadata
 import io
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import cliploom
 
-ARTIFACT = "export"  # the model's folder of weights, below MLflow's `artifacts/`
-# What loading and predicting import; everything else that cliploom depends on stays out of a server's image.
+WEIGHTS = "weights.safetensors"
+FILES = (WEIGHTS, "config.json")
+FOLDER = "artifacts"  # where MLflow puts them in the model
+_SOURCE = Path(cliploom.__file__).parent
+_CODE = (
+    "__init__.py",
+    "errors.py",
+    "models",
+    "data/__init__.py",
+    "data/faults.py",
+    "data/tokenizer.py",
+    "data/transforms.py",
+    "data/bpe_simple_vocab_16e6.txt.gz",
+)
+# What that code imports; everything else that cliploom depends on stays out of a server's image.
 _REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "tokenizers", "ftfy", "regex")
 
 
@@ -27,7 +41,7 @@ def write(
 
     Args:
         to: must not be there.
-        export: folder with `weights.safetensors` and `config.json`.
+        export: folder with FILES.
         run_id: the run that trained it.
         model_id: of MLflow's logged model that the folder is for.
         location: URI that the folder will be uploaded to.
@@ -35,16 +49,17 @@ def write(
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    pyfunc.save_model(
-        path=str(to),
-        mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
-        python_model=str(Path(__file__).with_name("model.py")),
-        artifacts={ARTIFACT: str(export)},
-        code_paths=[str(Path(cliploom.__file__).parent)],
-        signature=_signature(),
-        input_example=(_example(), {"normalize": True}),
-        pip_requirements=requirements(),
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        pyfunc.save_model(
+            path=str(to),
+            mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
+            python_model=str(Path(__file__).with_name("model.py")),
+            artifacts={name: str(export / name) for name in FILES},
+            code_paths=[str(_copy_code(Path(temporary)))],
+            signature=_signature(),
+            input_example=(_example(), {"normalize": True}),
+            pip_requirements=requirements(),
+        )
     # MLflow executes the model once, which leaves compiled files behind.
     for folder in to.rglob("__pycache__"):
         shutil.rmtree(folder)
@@ -53,6 +68,18 @@ def write(
 def requirements() -> list[str]:
     """The packages that the model imports, pinned to what is installed; without the build (`+cpu`) of a version."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+
+
+def _copy_code(to: Path) -> Path:
+    """Copy what the model runs below `to`; returns the package's folder."""
+    for name in _CODE:
+        source, target = _SOURCE / name, to / _SOURCE.name / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target)
+    return to / _SOURCE.name
 
 
 def _signature() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -12,50 +13,49 @@ from rich.text import Text
 from cliploom.registry.catalog import EVALUATION, Row, Version
 from cliploom.registry.review import REVIEW, Comparison, compare
 
-_METRICS_LISTED = 4  # of a version in the list
+_METRICS_LISTED = 6  # of a version in the list
+_LEGEND = Text("~ the 95 % intervals overlap: the difference may be chance", style="dim")
 _COLOURS = {"passed": "green", "approved": "green", "failed": "red", "rejected": "red"}
 
 
 def version_list(
     versions: Sequence[Version], results: Mapping[int, Sequence[Row]], champion: Version | None
 ) -> RenderableType:
-    """A row a version, newest first: what it is, and its main metrics beside the champion's.
+    """The versions of a model, newest first: what each is, and its main metrics beside the champion's.
 
     Args:
         versions: of one model.
         results: rows of `results.json` by version number.
         champion: the approved version, which the others are compared with.
     """
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for name, kind in [("", "right"), ("alias", "left"), ("state", "left"), ("metric", "left")]:
-        table.add_column(name, justify=kind)  # type: ignore[arg-type]
-    for name in ("% [95 %]", "vs champion", "samples"):
-        table.add_column(name, justify="right", no_wrap=name != "vs champion")
-    table.add_column("created")
+    table = _table("", "alias, state", "samples", "created")
+    table.add_row("", "  metric", "% [95 %]", "vs champion", style="bold")
     reference = results.get(champion.version, []) if champion else []
     for version in sorted(versions, key=lambda v: v.version, reverse=True):
-        rows = main_metrics(results.get(version.version, []))[:_METRICS_LISTED]
+        words = [*version.aliases, version.tags.get(EVALUATION, "not evaluated"), version.tags.get(REVIEW, "")]
+        state = Text(", ").join(Text(word, style=_COLOURS.get(word, "")) for word in words if word)
+        samples = _count(version.tags.get("samples_seen"))
+        table.add_section()
+        table.add_row(Text(str(version.version), "bold"), state, samples, f"{version.created:%Y-%m-%d}")
+        rows = main_metrics(results.get(version.version, []))
         against = {id(c.second): c for c in compare(reference, rows)} if version != champion else {}
-        table.add_row(
-            str(version.version),
-            "\n".join(version.aliases),
-            _state(version),
-            "\n".join(f"{row['dataset']} {row['metric']}" for row in rows),
-            "\n".join(interval(row) for row in rows),
-            Text("\n").join(_difference(against.get(id(row))) for row in rows),
-            _count(version.tags.get("samples_seen")),
-            f"{version.created:%Y-%m-%d %H:%M}",
-        )
-    return table
+        for row in rows[:_METRICS_LISTED]:
+            table.add_row("", f"  {row['dataset']} {row['metric']}", interval(row), _difference(against.get(id(row))))
+        if len(rows) > _METRICS_LISTED:
+            table.add_row("", f"  {len(rows) - _METRICS_LISTED} more: show {version.version}")
+    return Group(table, _LEGEND)
 
 
 def version_page(version: Version, rows: Sequence[Row], champion: Version | None, reference: Sequence[Row]) -> Group:
     """All about one version: card, tags, and its results beside the champion's."""
     tags = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    tags.add_column()
+    tags.add_column(overflow="fold")
     tags.add_row("run", version.run_id)
     tags.add_row("aliases", ", ".join(version.aliases) or "none")
     for key, value in sorted(version.tags.items()):
-        tags.add_row(key, Text(value, style=_COLOURS.get(value, "")))
+        if value and not key.startswith("stack."):  # the card has those
+            tags.add_row(key, Text(value, style=_COLOURS.get(value, "")))
     parts: list[RenderableType] = [Markdown(version.card), "", tags]
     if rows and champion and champion.version != version.version:
         parts += ["", comparison(champion, version, compare(reference, rows))]
@@ -66,16 +66,19 @@ def comparison(first: Version, second: Version, comparisons: Sequence[Comparison
     """A row a metric that both were evaluated on."""
     if not comparisons:
         return Text(f"versions {first.version} and {second.version} have no evaluated metric in common")
+    table = _table("metric", *(f"{version.version}: % [95 %]" for version in (first, second)), "difference")
+    for dataset, group in itertools.groupby(comparisons, key=lambda one: one.dataset):
+        table.add_row(Text(dataset, "bold"))
+        for one in group:
+            table.add_row(f"  {one.metric}", interval(one.first), interval(one.second), _difference(one))
+    return Group(table, _LEGEND)
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines, numbers to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("dataset")
-    table.add_column("metric")
-    for version in (first, second):
-        table.add_column(f"{version.version} % [95 %]", justify="right", no_wrap=True)
-    table.add_column("difference", justify="right")
-    table.add_column("intervals")
-    for one in comparisons:
-        verdict = "overlap" if one.overlap else "apart"
-        table.add_row(one.dataset, one.metric, interval(one.first), interval(one.second), _difference(one), verdict)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i > 1 or (i and len(columns[0])) else "left", overflow="fold")
     return table
 
 
@@ -93,17 +96,11 @@ def interval(row: Row) -> str:
 
 
 def _difference(one: Comparison | None) -> Text:
-    """In percentage points; coloured only where the intervals are apart."""
+    """In percentage points; marked `~` where the intervals overlap, coloured where they don't."""
     if one is None:
         return Text("")
     style = "" if one.overlap else ("green" if one.difference > 0 else "red")
     return Text(f"{100 * one.difference:+.1f}{' ~' if one.overlap else ''}", style=style)
-
-
-def _state(version: Version) -> Text:
-    """Evaluation and decision."""
-    words = [version.tags.get(EVALUATION, "not evaluated"), version.tags.get(REVIEW, "")]
-    return Text("\n").join(Text(word, style=_COLOURS.get(word, "")) for word in words if word)
 
 
 def _count(text: str | None) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cliploom.config import Train
-from cliploom.training.zero import KINDS, State
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("weight", *MOMENTS)
 _SMALLEST_PARTITIONED = 100_000  # elements; ZeRO-3 leaves smaller parameters whole on every rank
 
 
@@ -44,7 +46,9 @@ class Engine:
         self._max_norm = config.max_gradient_norm
         self._autocast = config.precision == "bf16" and self._stage == 0
         self.dtype = torch.bfloat16 if config.precision == "bf16" and self._stage > 0 else torch.float32
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         groups = [
             {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -54,7 +58,7 @@ class Engine:
         settings = _deepspeed_config(config, self.dtype, smallest_partitioned)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
-        self._state = State(self._engine.optimizer, config.zero_stage, self._names)
+        self._state = _State(self._engine.optimizer, config.zero_stage, self._names)
 
     def forward(self, images: Tensor, tokens: list[Tensor], restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(image features [m, D], text features [m, D], logit scale [1]); fp32."""
@@ -122,6 +126,92 @@ class Engine:
                 if mine(name):
                     found[f"{kind}/{name}"] = value.to("cpu", torch.float32, copy=True)
         return found
+
+
+class _State:
+    """Master weights and AdamW moments of an engine: whole tensors in and out, wherever ZeRO keeps them.
+
+    Args:
+        optimizer: DeepSpeed's wrapper of AdamW, or at stage 0 AdamW itself.
+        stage: ZeRO stage.
+        names: names of the model's parameters.
+    """
+
+    def __init__(self, optimizer: Any, stage: int, names: Mapping[nn.Parameter, str]) -> None:
+        self._optimizer, self._stage, self._names = optimizer, stage, names
+        self.adamw: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
+        # AdamW makes its moments at the first step; loading and saving need them before.
+        for master in self._masters():
+            moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
+            self.adamw.state[master] = {"step": torch.tensor(0.0, device=master.device), **moments}
+        if stage in (1, 2):
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """The whole shape of a parameter that may be partitioned."""
+        shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+        return shape
+
+    def read(self, parameter: nn.Parameter, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, Tensor]]:
+        """(kind, whole fp32 tensor) of one parameter. All ranks must read the same at the same time."""
+        from deepspeed import utils
+
+        for kind in kinds:
+            if self._stage == 0:
+                value = parameter.detach() if kind == "weight" else self.adamw.state[parameter][kind]
+            elif kind == "weight":
+                value = utils.safe_get_full_fp32_param(parameter)
+            else:
+                value = utils.safe_get_full_optimizer_state(parameter, kind)
+            yield kind, value.detach().reshape(self.shape(parameter))
+
+    def write(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        """Set one parameter's master weight (and the copy that computes) or a moment from the whole tensor."""
+        from deepspeed import utils
+
+        if self._stage == 0:
+            (parameter.data if kind == "weight" else self.adamw.state[parameter][kind]).copy_(value)
+        elif self._stage == 3:
+            self._write_partition(parameter, kind, value)
+        elif kind == "weight":
+            utils.safe_set_full_fp32_param(parameter, value)
+            parameter.data.copy_(value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, kind)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken, by which AdamW corrects its moments' bias."""
+        return max(int(self.adamw.state[master]["step"]) for master in self._masters())
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        for master in self._masters():
+            self.adamw.state[master]["step"].fill_(steps)
+
+    def _write_partition(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        """Stage 3: this rank's slice of the flat tensor. DeepSpeed's own setter of whole tensors fails where the
+        size does not divide by the number of ranks."""
+        from deepspeed import utils
+
+        size = parameter.ds_tensor.numel()
+        padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
+        own = padded[size * dist.get_rank() :][:size]
+        if kind == "weight":
+            utils.safe_set_local_fp32_param(parameter, own)
+            parameter.ds_tensor.data.copy_(own)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, own, kind)
+
+    def _masters(self) -> list[Tensor]:
+        """The tensors that AdamW steps on: flat partitions from stage 1 on."""
+        match self._stage:
+            case 0:
+                return list(self._names)
+            case 3:
+                return list(self._optimizer.fp32_partitioned_groups_flat)
+            case _:
+                return list(self._optimizer.single_partition_of_fp32_groups)
 
 
 def _deepspeed_config(config: Train, dtype: torch.dtype, smallest_partitioned: int) -> dict[str, Any]:

@@ -61,7 +61,12 @@ def plan_run(config: Config) -> Run:
     manifest = manifests.load(str(config.data.manifest))
     manifest.check()
     source = Source(
-        manifest.uri, manifest.fingerprint, train.seed, config.data.window_shards, model.image_size, config.data.crop_scale
+        manifest.uri,
+        manifest.fingerprint,
+        train.seed,
+        config.data.window_shards,
+        model.image_size,
+        config.data.crop_scale,
     )
     steps = _steps(config, manifest.samples)
     run = Run(
