@@ -21,6 +21,7 @@ os.environ.update(
 import pytest
 from hypothesis import HealthCheck, settings
 
+import clusters
 import servers
 
 # Cores are shared, so slowness is no fault.
@@ -54,3 +55,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
         storage._client.cache_clear()  # one may have been made for another environment
         yield bucket
     storage._client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Head]:
+    """The one Ray cluster that all tests which submit jobs share."""
+    with clusters.start(tmp_path_factory.mktemp("ray")) as started:
+        yield started

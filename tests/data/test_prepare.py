@@ -5,7 +5,7 @@ import json
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (12, 8), colour: str = "r
     return buffer.getvalue()
 
 
-def write(folder: Path, files: dict[str, bytes | str]) -> Path:
+def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,13 @@ def many(tmp_path: Path) -> Path:
 
 
 def test_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
-    images = {"b.jpg": picture("JPEG"), "deep/a.png": picture(), "c.webp": picture("WEBP"), "d.JPEG": picture("JPEG")}
-    captions = {"b.txt": "two  words\n", "deep/a.txt": "a", "c.txt": "größer", "d.txt": "d"}
+    images: dict[str, bytes | str] = {
+        "b.jpg": picture("JPEG"),
+        "deep/a.png": picture(),
+        "c.webp": picture("WEBP"),
+        "d.JPEG": picture("JPEG"),
+    }
+    captions: dict[str, bytes | str] = {"b.txt": "two  words\n", "deep/a.txt": "a", "c.txt": "größer", "d.txt": "d"}
     result = run(write(tmp_path / "raw", images | captions), tmp_path / "out")
     assert sorted(pairs(result), key=lambda pair: pair[2]) == sorted(
         [
@@ -97,7 +102,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables(tmp_path: Path, name: str) -> None:
-    images = {"img/a.png": picture(), "img/b.png": picture(colour="blue")}
+    images: dict[str, bytes | str] = {"img/a.png": picture(), "img/b.png": picture(colour="blue")}
     write(tmp_path / "raw", images | {name: TABLES[name]})
     result = run(tmp_path / "raw" / name, tmp_path / "out")
     assert pairs(result) == [
@@ -139,7 +144,13 @@ def test_what_cannot_be_used_is_named_by_cause_and_the_rest_is_kept(tmp_path: Pa
 
 
 def test_partners_that_are_missing_in_a_folder(tmp_path: Path) -> None:
-    files = {"a.png": picture(), "a.txt": "a", "b.png": picture(), "c.txt": "c", "notes.md": "not looked at"}
+    files: dict[str, bytes | str] = {
+        "a.png": picture(),
+        "a.txt": "a",
+        "b.png": picture(),
+        "c.txt": "c",
+        "notes.md": "not looked at",
+    }
     result = run(write(tmp_path / "raw", files), tmp_path / "out")
     assert result.faults == {"image without caption": 1, "caption without image": 1}
     assert [fault["source"].rpartition("/")[2] for fault in quarantine(tmp_path / "out")] == ["b.png", "c.txt"]
@@ -249,7 +260,11 @@ def test_splits_of_a_set_have_the_same_classes(tmp_path: Path) -> None:
 
 
 def test_retrieval_set_has_a_caption_a_line(tmp_path: Path) -> None:
-    files = {"a.png": picture(), "a.txt": "one\ntwo\n", "t.jsonl": '{"image": "a.png", "caption": ["x", "y z"]}\n'}
+    files: dict[str, bytes | str] = {
+        "a.png": picture(),
+        "a.txt": "one\ntwo\n",
+        "t.jsonl": '{"image": "a.png", "caption": ["x", "y z"]}\n',
+    }
     write(tmp_path / "raw", files)
     run(tmp_path / "raw", tmp_path / "folder", layout="retrieval")
     run(tmp_path / "raw" / "t.jsonl", tmp_path / "table", layout="retrieval")

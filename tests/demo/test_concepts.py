@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_what_differs_in_more_is_another_family() -> None:
 
 
 def test_names_are_found_by_code_point_label_and_other_names() -> None:
-    emoji = [
+    emoji: list[dict[str, Any]] = [
         {"label": "regional indicator A", "hexcode": "1F1E6"},
         {"label": "flag: Côte d’Ivoire", "hexcode": "1F1E8-1F1EE", "group": 9, "subgroup": 98, "tags": ["CI"]},
         {

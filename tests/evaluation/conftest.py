@@ -34,11 +34,11 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         settings: Evaluate,
         progress: Callable[[Done], None],
     ) -> Done:
-        actor = features._Actor(model.uri, "cpu", "fp32")
+        actor = features._Actor(model.uri, "cpu", "fp32", 1)
         done = Done(0, 0, 0)
         for number, source in enumerate(sources):
-            rows = features._read({"id": number}, sources, settings.batch_size)
-            parts = [actor(features._decode(row, model))["piece"].content for row in rows]
+            rows = features._prepare({"id": number}, sources, model, settings)
+            parts = [actor(row)["piece"].content for row in rows]
             store.save(source.digest, concatenate(parts))
             done = done._replace(sources=done.sources + 1, images=done.images + sum(map(len, parts)))
             progress(done)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,12 @@ from cliploom.evaluation import encoding
 from cliploom.evaluation.datasets import Sample
 from cliploom.evaluation.encoding import Encoder
 from cliploom.evaluation.model import Model
-from cliploom.evaluation.preparing import prepare_classes, prepare_samples
+from cliploom.evaluation.preparing import Batch, prepare_classes, prepare_samples
+
+
+def _prepared(samples: list[Sample], model: Model) -> Batch:
+    with ThreadPoolExecutor(2) as threads:
+        return prepare_samples(samples, model.image_size, model.context_length, threads)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def encoder(model: Model) -> Encoder:
 def test_image_features_are_those_of_the_model_alone(encoder: Encoder, model: Model) -> None:
     pictures = [sets.picture(number) for number in range(3)]
     samples = [Sample(str(n), sets.encoded(picture), b"1\n", None) for n, picture in enumerate(pictures)]
-    found = encoder.encode(prepare_samples(samples, model.image_size, model.context_length))
+    found = encoder.encode(_prepared(samples, model))
     with torch.inference_mode():
         images = torch.stack([Preprocess(model.image_size)(picture) for picture in pictures])
         expected = F.normalize(encoder.model.encode_image(images), dim=-1)
@@ -59,7 +66,7 @@ def test_samples_that_cannot_be_used_get_a_cause_and_harm_no_other(encoder: Enco
         Sample("d", b"no image at all", b"0", None),
         Sample("e", whole, None, b"one caption\n\nanother\n"),
     ]
-    found = encoder.encode(prepare_samples(samples, model.image_size, model.context_length))
+    found = encoder.encode(_prepared(samples, model))
     assert found.causes.tolist() == ["", "no image", "undecodable image", "undecodable image", ""]
     np.testing.assert_allclose(found.images[0], found.images[4], atol=1e-6)
     assert found.captions.tolist() == ["one caption", "another"]
@@ -72,14 +79,12 @@ def test_an_embedding_that_is_not_finite_is_a_cause(model: Model) -> None:
     encoder = Encoder(model.uri)
     encoder.model.get_parameter("visual.proj").data.fill_(float("nan"))
     sample = Sample("a", sets.encoded(sets.picture(0)), b"0", None)
-    found = encoder.encode(prepare_samples([sample], model.image_size, model.context_length))
+    found = encoder.encode(_prepared([sample], model))
     assert found.causes.tolist() == ["features not finite"]
 
 
 def test_bf16_is_near_fp32(encoder: Encoder, model: Model) -> None:
-    batch = prepare_samples(
-        [Sample("a", sets.encoded(sets.picture(0)), None, b"a red picture")], model.image_size, model.context_length
-    )
+    batch = _prepared([Sample("a", sets.encoded(sets.picture(0)), None, b"a red picture")], model)
     exact, rounded = encoder.encode(batch), Encoder(model.uri, precision="bf16").encode(batch)
     assert rounded.images.dtype == np.float32
     assert (exact.images * rounded.images).sum() == pytest.approx(1, abs=1e-3)

@@ -150,7 +150,7 @@ def test_a_damaged_shard_is_the_users_to_mend(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"evaluate__workers": 64}, "evaluate.workers=64 and a decoding task need 64.6 CPUs, the Ray cluster has"),
+        ({"evaluate__workers": 64}, "evaluate.workers=64 and a decoding task need 64.5 CPUs, the Ray cluster has"),
         ({"evaluate__gpus_per_worker": 32}, "need 32 GPUs, the Ray cluster has"),
         ({"evaluate__model": "nowhere.pt"}, "evaluate.model: there is no nowhere.pt"),
         ({"evaluate__suite": "other.yaml"}, "there is no suite file other.yaml"),

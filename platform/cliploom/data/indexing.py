@@ -11,10 +11,10 @@ from cliploom import storage
 from cliploom.config import Config, Index, require
 from cliploom.data import manifest
 from cliploom.data.prepare import Result, write_quarantine
-from cliploom.data.progress import Progress
 from cliploom.data.runner import Runner, in_tasks
 from cliploom.data.shards import Fault, Shard, ShardIndex, index_shard
 from cliploom.errors import InputError
+from cliploom.progress import Progress
 
 
 def make_index(config: Config, run: Runner = in_tasks) -> Result:
@@ -42,10 +42,10 @@ def make_index(config: Config, run: Runner = in_tasks) -> Result:
 def _rows(settings: Index, uris: list[str], run: Runner, faults: list[Fault]) -> Iterator[tuple[Shard, ShardIndex]]:
     """The manifest's rows, in order; what is no pair goes to `faults`."""
     task = functools.partial(index_shard, content_digest=settings.content_digest)
-    with Progress(f"index {settings.shards}", "samples") as progress:
-        for _, (shard, index, its_faults) in run(task, uris):
+    with Progress("shard", len(uris)) as progress:
+        for number, (_, (shard, index, its_faults)) in enumerate(run(task, uris), start=1):
             faults += its_faults
-            progress.add(shard.samples)
+            progress.update(number)
             if shard.samples:
                 yield shard, index
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from cliploom import storage
 from cliploom.config import Config, Prepare, require
 from cliploom.data import manifest, packing
-from cliploom.data.progress import Progress
 from cliploom.data.runner import Runner, in_tasks
 from cliploom.data.shards import Fault
 from cliploom.data.sources import Row, rows
+from cliploom.data.tally import Tally
 from cliploom.errors import InputError
 
 QUARANTINE = "quarantine.jsonl"
@@ -55,12 +55,12 @@ def prepare(config: Config, run: Runner = in_tasks) -> Result:
     faults: list[Fault] = []
     records: list[str] = []
     samples = 0
-    with Progress(f"prepare {settings.source}", "samples") as progress:
+    with Tally(f"prepare {settings.source}", "samples") as tally:
         for plan, made in run(packing.make, _plans(settings, folder, classes, faults)):
             records.append(plan.record)
             faults += made.faults
             samples += made.samples
-            progress.add(made.samples)
+            tally.add(made.samples)
     _remove_others(folder, records)
     write_quarantine(folder, faults)
     if not samples:

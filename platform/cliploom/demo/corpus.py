@@ -42,6 +42,7 @@ TEST_STYLES = ("twemoji", "emojione")
 STYLES = (*TRAINING_STYLES, *TEST_STYLES)
 TEMPLATES = ("{c}", "an emoji of {c}")
 _FACTS = ("en/data.json", "meta/groups.json", "meta/unicode-names.json")
+_SUMMARY = "corpus.json"
 _SHARD_SAMPLES = 500
 _DRAW_AT_ONCE = 256
 
@@ -125,11 +126,8 @@ def make(folder: Path, run: Runner = in_tasks) -> dict[str, Any]:
     Raises:
         InputError: the pictures can't be downloaded.
     """
-    summary, version = folder / "corpus.json", _version()
-    if summary.exists() and (folder / "shards" / manifest.NAME).exists():
-        known = json.loads(summary.read_text())
-        if known["version"] == version:
-            return known
+    if known := ready(folder):
+        return known
     pictures = packages.fetch(*PICTURES, folder / "cache")
     words = packages.fetch(*WORDS, folder / "cache")
     sets = packages.read_json(pictures, ["collections.json", *(f"json/{style}.json" for style in STYLES)])
@@ -143,9 +141,18 @@ def make(folder: Path, run: Runner = in_tasks) -> dict[str, Any]:
     (folder / "shards" / "LICENCES.md").write_text(_licences(sets["collections.json"]), encoding="utf-8")
     for evaluation_set in _evaluation_sets(corpus):
         _make_evaluation_set(run, folder / "raw", folder / "evaluation", evaluation_set)
-    known = {"version": version, **_counts(corpus)}
-    summary.write_text(json.dumps(known, indent=1))
+    known = {"version": _version(), **_counts(corpus)}
+    (folder / _SUMMARY).write_text(json.dumps(known, indent=1))
     return known
+
+
+def ready(folder: Path) -> dict[str, Any] | None:
+    """What `make` returned, if the corpus is there and is what `make` would make."""
+    summary = folder / _SUMMARY
+    if not summary.exists() or not (folder / "shards" / manifest.NAME).exists():
+        return None
+    known = json.loads(summary.read_text())
+    return known if known["version"] == _version() else None
 
 
 def _draw(icons: dict[str, dict[str, Any]], names: Names, run: Runner) -> list[Drawing]:
@@ -163,6 +170,7 @@ def _draw(icons: dict[str, dict[str, Any]], names: Names, run: Runner) -> list[D
             concept = names.of_code(codes[name]) if name in codes else names.of_name(name)
             if concept and not icon.get("hidden"):
                 found.append((style, name, concept))
+    print(f"drawing {len(found)} pictures", flush=True)
     documents = [drawings.svg(icons[style], name) for style, name, _ in found]
     chunks = [documents[start : start + _DRAW_AT_ONCE] for start in range(0, len(documents), _DRAW_AT_ONCE)]
     pictures = itertools.chain.from_iterable(pngs for _, pngs in run(drawings.draw, chunks))
@@ -297,13 +305,25 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1:
         print("usage: python -m cliploom.demo.corpus DIR", file=sys.stderr)
         return 2
-    config = Config()
+    folder = Path(argv[0])
     try:
-        with connect(config.ray):
-            print(json.dumps(make(Path(argv[0]))))
+        known = ready(folder)
+        if not known:
+            with connect(Config().ray):
+                known = make(folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    sums = {use: sum(known[use].values()) for use in ("training", "seen", "unseen", "dropped")}
+    print(
+        f"{folder / 'shards'}: {sums['training']} pairs in {len(known['training'])} styles, {known['names']} names\n"
+        f"{folder / 'evaluation'}: pictures in {' and '.join(TEST_STYLES)}, {sums['seen']} of concepts that training "
+        f"has in other styles, {sums['unseen']} of concepts held out\n"
+        f"left out of training, for being a test picture but for details: {sums['dropped']}"
+    )
     return 0
 
 

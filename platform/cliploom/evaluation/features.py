@@ -1,8 +1,9 @@
 """Features of all shards and class names of a suite, by Ray Data: one pipeline, whatever the number of data sets.
 
-Reading, decoding and the model are three stages that run at once: shards are read as streams, batches are decoded by
-as many tasks as there are free CPUs, and a pool of actors holds the model. A shard's features are kept as soon as its
-last batch is there, so that a job that was stopped goes on from the shards that it had finished.
+Two stages run at once: tasks that stream shards and decode them, one a shard and as many as there are free CPUs, and a
+pool of actors that holds the model. (With a third stage, tasks that wait for the second could hold the CPUs that it needs
+to go on.) A shard's features are kept as soon as its last batch is there, so that a job that was stopped goes on from the
+shards that it had finished.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cliploom.config import Evaluate
 from cliploom.errors import InputError
-from cliploom.evaluation.datasets import Sample, Shard, samples
+from cliploom.evaluation.datasets import Shard, samples
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import FeatureStore, concatenate
 
-_READ_CPUS = 0.1  # reading waits for storage more than it computes
+if TYPE_CHECKING:
+    from cliploom.evaluation.preparing import Batch
+
 T = TypeVar("T")
 
 
@@ -45,15 +50,12 @@ Source = Shard | Prompts
 
 @dataclass(frozen=True)
 class Piece:
-    """One batch of a source on its way through the stages: list[Sample] or Prompts, then Batch, then Features.
-
-    Or an InputError, in place of what could not be read.
-    """
+    """One batch of a source on its way through the stages."""
 
     source: int
     part: int
     last: bool
-    content: Any
+    content: Any  # Batch, then Features; an InputError in place of what could not be read
 
 
 class Done(NamedTuple):
@@ -118,20 +120,18 @@ def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iter
 
 
 def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> Any:
-    """The three stages as a Ray data set of rows {"piece": Piece}."""
+    """The two stages as a Ray data set of rows {"piece": Piece}."""
     import ray.data
 
-    device = "cuda" if settings.gpus_per_worker else "cpu"
-    batches = (
-        ray.data.range(len(sources), override_num_blocks=len(sources))
-        .flat_map(functools.partial(_read, sources=sources, batch_size=settings.batch_size), num_cpus=_READ_CPUS)
-        .map(functools.partial(_decode, model=model), num_cpus=settings.cpus_per_task)
-    )
+    device, precision = ("cuda", settings.precision) if settings.gpus_per_worker else ("cpu", "fp32")
+    prepare = functools.partial(_prepare, sources=sources, model=model, settings=settings)
+    numbers = ray.data.range(len(sources), override_num_blocks=len(sources))
+    batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
         return batches.map(
             _Actor,  # type: ignore[arg-type]
-            fn_constructor_args=(model.uri, device, settings.precision if device == "cuda" else "fp32"),
+            fn_constructor_args=(model.uri, device, precision, max(1, round(settings.cpus_per_worker))),
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
@@ -139,39 +139,44 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
         )
 
 
-def _read(row: dict[str, int], sources: Sequence[Source], batch_size: int) -> Iterator[dict[str, Piece]]:
-    """The batches of a source, as they lie in storage."""
+def _prepare(
+    row: dict[str, int], sources: Sequence[Source], model: Model, settings: Evaluate
+) -> Iterator[dict[str, Piece]]:
+    """The batches of a source, as the model takes them."""
     number = row["id"]
     part = -1
-    try:
-        for part, (content, last) in enumerate(_with_last(_contents(sources[number], batch_size))):
-            yield {"piece": Piece(number, part, last, content)}
-        if part < 0:
-            raise InputError(f"the shard {sources[number].uri} holds no samples")  # type: ignore[union-attr]
-    except InputError as fault:  # goes on as a value: Ray would wrap it in an exception of its own, and print it
-        yield {"piece": Piece(number, part + 1, True, fault)}
+    with ThreadPoolExecutor(math.ceil(settings.cpus_per_task)) as threads:
+        try:
+            for part, (batch, last) in enumerate(_with_last(_batches(sources[number], model, settings, threads))):
+                yield {"piece": Piece(number, part, last, batch)}
+            if part < 0:
+                raise InputError(f"the shard {sources[number].uri} holds no samples")  # type: ignore[union-attr]
+        except InputError as fault:  # goes on as a value: Ray would wrap it in an exception of its own, and print it
+            yield {"piece": Piece(number, part + 1, True, fault)}
 
 
-def _decode(row: dict[str, Piece], model: Model) -> dict[str, Piece]:
-    """A batch as the model takes it."""
+def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPoolExecutor) -> Iterator[Batch]:
+    """A source cut so that the model has about `evaluate.batch_size` images or prompts at once."""
     from cliploom.evaluation import preparing
 
-    piece = row["piece"]
-    if isinstance(piece.content, InputError):
-        return row
-    if isinstance(piece.content, Prompts):
-        batch = preparing.prepare_classes(*piece.content, model.context_length)
+    if isinstance(source, Prompts):
+        size = max(1, settings.batch_size // len(source.templates))
+        for names in _lots(source.names, size):
+            yield preparing.prepare_classes(names, source.templates, model.context_length)
     else:
-        batch = preparing.prepare_samples(piece.content, model.image_size, model.context_length)
-    return {"piece": replace(piece, content=batch)}
+        for lot in _lots(samples(source.uri), settings.batch_size):
+            yield preparing.prepare_samples(lot, model.image_size, model.context_length, threads)
 
 
 class _Actor:
     """One of the pool that holds the model."""
 
-    def __init__(self, model: str, device: str, precision: Any) -> None:
+    def __init__(self, model: str, device: str, precision: Any, threads: int) -> None:
+        import torch
+
         from cliploom.evaluation.encoding import Encoder
 
+        torch.set_num_threads(threads)
         self._encoder = Encoder(model, device, precision)
 
     def __call__(self, row: dict[str, Piece]) -> dict[str, Piece]:
@@ -181,15 +186,7 @@ class _Actor:
         return {"piece": replace(piece, content=self._encoder.encode(piece.content))}
 
 
-def _contents(source: Source, batch_size: int) -> Iterator[list[Sample] | Prompts]:
-    """A source cut so that the model has about `batch_size` images or prompts at once."""
-    if isinstance(source, Prompts):
-        names = _batches(source.names, max(1, batch_size // len(source.templates)))
-        return (Prompts(tuple(batch), source.templates) for batch in names)
-    return _batches(samples(source.uri), batch_size)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     return iter(lambda: list(itertools.islice(iterator, size)), [])
 
@@ -213,7 +210,7 @@ def _preflight(settings: Evaluate) -> None:
     import ray
 
     there = ray.cluster_resources()
-    cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task + _READ_CPUS
+    cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task
     gpus = settings.workers * settings.gpus_per_worker
     for kind, needed in (("CPU", cpus), ("GPU", gpus)):
         if needed > there.get(kind, 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +29,15 @@ class Batch:
     group: int = 1  # G
 
 
-def prepare_samples(samples: Sequence[Sample], image_size: int, context_length: int) -> Batch:
-    """Decode, resize and tokenize samples. One whose image can't be used gets a cause instead."""
+def prepare_samples(
+    samples: Sequence[Sample], image_size: int, context_length: int, threads: ThreadPoolExecutor
+) -> Batch:
+    """Decode, resize and tokenize samples. One whose image can't be used gets a cause instead.
+
+    Pillow releases the interpreter's lock, so that images are decoded by several threads at once.
+    """
     pixels = np.zeros((len(samples), 3, image_size, image_size), np.uint8)
-    causes = [_paint(sample, row) for sample, row in zip(samples, pixels, strict=True)]
+    causes = list(threads.map(_paint, samples, pixels))
     lines = [(i, line) for i, sample in enumerate(samples) for line in _captions(sample)]
     captions = [line for _, line in lines]
     return Batch(

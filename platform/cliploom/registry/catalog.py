@@ -167,7 +167,7 @@ def download(uri: str, version: Version, to: Path) -> Path:
 
     # Not `models:/NAME/VERSION`: MLflow looks that up in the process's default store, which need not be this one.
     stored = client.get_model_version_download_uri(version.name, str(version.version))
-    source = f"{stored}/artifacts/{package.FOLDER}"
+    source = f"{stored}/{package.FOLDER}"
     to.mkdir(parents=True, exist_ok=True)
     folder = Path(download_artifacts(source, dst_path=str(to), tracking_uri=uri))
     registered = version.tags.get(_DIGEST)

@@ -118,7 +118,7 @@ def commit(run: str, attempt: Attempt, progress: Progress, parts: list[dict[str,
         "progress": asdict(progress),
         "files": {part["name"]: {"bytes": part["bytes"], "sha256": part["sha256"]} for part in parts},
     }
-    storage.write(storage.join(folder, MARKER), json.dumps(marker).encode())
+    storage.write(storage.join(folder, MARKER), json.dumps({"sha256": _digest(marker), "commit": marker}).encode())
     return folder
 
 
@@ -181,7 +181,10 @@ def _folder(run: str, attempt: Attempt, step: int) -> str:
 
 def _read_marker(uri: str) -> Checkpoint | None:
     try:
-        marker = json.loads(storage.read(uri))
+        found = json.loads(storage.read(uri))
+        marker = found["commit"]
+        if _digest(marker) != found["sha256"]:
+            raise ValueError("another digest")
         version = marker["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(f"{uri} has checkpoint format {version}, but this cliploom reads {FORMAT_VERSION}")
@@ -190,6 +193,10 @@ def _read_marker(uri: str) -> Checkpoint | None:
     except (ValueError, KeyError, TypeError) as error:
         log.warning("the checkpoint marker %s is damaged (%s): passed over", uri, error)
         return None
+
+
+def _digest(marker: Any) -> str:
+    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()
 
 
 def _fault(checkpoint: Checkpoint) -> str | None:

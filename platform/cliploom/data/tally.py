@@ -1,4 +1,4 @@
-"""How far a long work is: a live line on a terminal, plain lines at intervals elsewhere."""
+"""Progress of work whose end is not known beforehand: a live line on a terminal, plain lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import time
 _INTERVAL = 10.0  # seconds between plain lines
 
 
-class Progress:
-    """Counts what is done, of a total that need not be known; a context manager."""
+class Tally:
+    """Counts what is done; a context manager."""
 
     def __init__(self, title: str, unit: str) -> None:
         self._title, self._unit = title, unit
         self._done = 0
         self._began = self._said = time.monotonic()
 
-    def __enter__(self) -> Progress:
-        from rich.console import Console
+    def __enter__(self) -> Tally:
+        self._status = None
+        if sys.stdout.isatty():
+            from rich.console import Console
 
-        console = Console()
-        self._status = console.status(self._line()) if console.is_terminal else None
+            self._status = Console().status(self._line())
         if self._status:
             self._status.start()
         return self
@@ -40,7 +41,7 @@ class Progress:
 
     def _say(self) -> None:
         self._said = time.monotonic()
-        print(self._line(), flush=True, file=sys.stdout)
+        print(self._line(), flush=True)
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-3)

@@ -1,0 +1,171 @@
+"""Checkpoints are whole or not there, whatever happens to their files and whichever attempt writes them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cliploom import storage
+from cliploom.errors import InputError
+from cliploom.training import checkpoint
+from cliploom.training.checkpoint import Attempt, Progress
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.integration)])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of a run's folder."""
+    return str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3")() + "/run"
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, 8 * step, step, "print", {"train.seed": 1})
+
+
+def tensors(step: int, rank: int) -> dict[str, torch.Tensor]:
+    return {f"weight/{rank}": torch.full((40,), float(step)), f"exp_avg/{rank}": torch.arange(3.0)}
+
+
+def save(run: str, attempt: Attempt, step: int) -> str:
+    parts = [checkpoint.write_part(run, attempt, step, rank, tensors(step, rank)) for rank in (0, 1)]
+    return checkpoint.commit(run, attempt, progress(step), parts)
+
+
+def newest_step(run: str) -> int | None:
+    found = checkpoint.newest(run)
+    return found.progress.step if found else None
+
+
+def test_what_was_saved_is_loaded(run: str) -> None:
+    attempt, nothing = checkpoint.begin(run)
+    assert (attempt, nothing) == (Attempt(1, 0, None), None)
+    save(run, attempt, 10)
+    resumed, found = checkpoint.begin(run)
+    assert found is not None
+    assert resumed == Attempt(2, 10, "00000010-0001")
+    assert found.progress == progress(10)
+    expected = tensors(10, 0) | tensors(10, 1)
+    loaded = found.load()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+
+
+def flip(uri: str) -> None:
+    data = bytearray(storage.read(uri))
+    data[len(data) // 2] ^= 1
+    storage.write(uri, bytes(data))
+
+
+def truncate(uri: str) -> None:
+    storage.write(uri, storage.read(uri)[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, storage.delete])
+@pytest.mark.parametrize("name", ["state-0.safetensors", "state-1.safetensors", "COMMIT.json"])
+def test_a_damaged_checkpoint_is_passed_over(run: str, damage: Callable[[str], None], name: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    save(run, attempt, 10)
+    last = save(run, attempt, 20)
+    damage(storage.join(last, name))
+    assert newest_step(run) == 10
+
+
+def test_one_without_its_marker_is_not_there(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    for rank in (0, 1):
+        checkpoint.write_part(run, attempt, 10, rank, tensors(10, rank))
+    assert newest_step(run) is None
+
+
+def test_a_dead_attempt_may_not_commit(run: str) -> None:
+    first, _ = checkpoint.begin(run)
+    parts = [checkpoint.write_part(run, first, 10, 0, tensors(10, 0))]
+    checkpoint.begin(run)
+    with pytest.raises(RuntimeError, match="attempt 1 may not commit: attempt 2 has begun"):
+        checkpoint.commit(run, first, progress(10), parts)
+
+
+def test_what_a_dead_attempt_commits_late_does_not_count(run: str) -> None:
+    first, _ = checkpoint.begin(run)
+    save(run, first, 10)
+    late = save(run, first, 30)
+    marker = storage.read(storage.join(late, checkpoint.MARKER))
+    storage.delete(storage.join(late, checkpoint.MARKER))
+    second, _ = checkpoint.begin(run)  # goes on from 10
+    storage.write(storage.join(late, checkpoint.MARKER), marker)
+    assert newest_step(run) == 10
+    save(run, second, 20)
+    assert newest_step(run) == 20
+
+
+def test_old_ones_go_and_whole_ones_are_counted(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    for step in (10, 20, 30):
+        save(run, attempt, step)
+    checkpoint.write_part(run, attempt, 25, 0, tensors(25, 0))  # what a killed save left
+    checkpoint.remove_old(run, keep=2)
+    folders = {storage.name(storage.parent(file.uri)) for file in storage.files(storage.join(run, "checkpoints"))}
+    assert folders == {"00000020-0001", "00000030-0001", "00000025-0001"}
+    checkpoint.remove_old(run, keep=1)
+    assert [found.progress.step for found in checkpoint.committed(run)] == [30]
+
+
+def test_a_newer_format_is_refused_with_a_sentence(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    place = storage.join(save(run, attempt, 10), checkpoint.MARKER)
+    marker = json.loads(storage.read(place))["commit"] | {"format_version": 99}
+    storage.write(place, json.dumps({"sha256": checkpoint._digest(marker), "commit": marker}).encode())
+    with pytest.raises(InputError, match="has checkpoint format 99, but this cliploom reads 1"):
+        checkpoint.newest(run)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 9))
+def test_parameters_are_dealt_out_fairly(parameters: dict[str, int], world: int) -> None:
+    owner = checkpoint.assign(parameters, world)
+    assert owner.keys() == parameters.keys()
+    load = [sum(size for name, size in parameters.items() if owner[name] == rank) for rank in range(world)]
+    assert max(load) - min(load) <= max(parameters.values())
+    assert set(owner.values()) <= set(range(world))
+
+
+SAVER = """
+import sys
+sys.path[:0] = [{tests!r}, {here!r}]
+from cliploom.training import checkpoint
+from test_checkpoint import save
+attempt, _ = checkpoint.begin({run!r})
+step = attempt.step
+while True:
+    step += 10
+    print(save({run!r}, attempt, step), flush=True)
+    checkpoint.remove_old({run!r}, keep=2)
+"""
+
+
+def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Kill -9 right as the n-th commit is said, in the middle of what follows."""
+    run = str(tmp_path / "run")
+    here = Path(__file__).parent
+    script = SAVER.format(tests=str(here.parent), here=str(here), run=run)
+    last = 0
+    for commits in (1, 3):
+        saver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert saver.stdout is not None
+        said = [saver.stdout.readline() for _ in range(commits)]
+        saver.send_signal(signal.SIGKILL)
+        saver.wait()
+        found = checkpoint.newest(run)
+        assert found is not None
+        assert found.progress.step >= last + 10 * commits
+        assert int(storage.name(said[-1].strip()).split("-")[0]) == last + 10 * commits
+        loaded = found.load()
+        assert torch.equal(loaded["weight/1"], torch.full((40,), float(found.progress.step)))
+        last = found.progress.step
