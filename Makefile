@@ -34,6 +34,9 @@ test-unit: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
+bench: $(READY)
+	PYTHONPATH=tests:tests/models $(BIN)/python tests/benchmarks/model.py
+
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -40,8 +41,8 @@ def test_any_cut_reads_the_same_samples(sizes: list[int], seed: int, window: int
     plan = Plan(sizes, seed, window)
     end = 3 * plan.samples
     cuts = sorted({0, end, *data.draw(st.lists(st.integers(0, end), max_size=6))})
-    pieces = [visits(plan, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-    assert sum(pieces, []) == visits(plan, 0, end)
+    pieces = [visits(plan, a, b) for a, b in itertools.pairwise(cuts)]
+    assert list(itertools.chain.from_iterable(pieces)) == visits(plan, 0, end)
 
 
 @given(st.integers(1, 200), st.data(), st.integers(1, 64), st.integers(0, 5))
@@ -60,7 +61,7 @@ def test_work_items_cover_each_batch_once_in_order(batch: int, data: st.DataObje
             assert positions == list(range(step * batch + start, step * batch + stop))
             assert all(item.stop - item.start <= item.rows == rows for item in own)
             # Only the end of a worker's rows is padding, so that its real rows are the first ones.
-            assert all(a.stop - a.start == rows or b.start == b.stop for a, b in zip(own, own[1:], strict=False))
+            assert all(a.stop - a.start == rows or b.start == b.stop for a, b in itertools.pairwise(own))
 
 
 @given(st.integers(1, 500), st.data())
@@ -69,7 +70,7 @@ def test_rank_spans_are_contiguous_and_fair(batch: int, data: st.DataObject) -> 
     spans = [rank_span(batch, world, rank) for rank in range(world)]
     assert spans[0][0] == 0
     assert spans[-1][1] == batch
-    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
     assert max(b - a for a, b in spans) - min(b - a for a, b in spans) <= 1
 
 

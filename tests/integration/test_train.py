@@ -74,8 +74,10 @@ def losses(folder: Path, name: str) -> dict[int, set[float]]:
 def submit(head: Head, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     runtime = {"env_vars": {"PYTHONPATH": str(servers.ROOT / "platform"), "PYTHONUNBUFFERED": "1"}}
     return subprocess.run(
-        [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
-        + ["--runtime-env-json", json.dumps(runtime), "--", *command],
+        [
+            *(str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard),
+            *("--runtime-env-json", json.dumps(runtime), "--", *command),
+        ],
         env={**os.environ, **head.environment, **environment},
         capture_output=True,
         text=True,

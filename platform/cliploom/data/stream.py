@@ -1,4 +1,4 @@
-"""The Ray Data stream: work items of the plan, read by CPU tasks anywhere in the cluster, in order, to their workers."""
+"""The Ray Data stream: the plan's work items, read by CPU tasks anywhere in the cluster, in order to their workers."""
 
 from __future__ import annotations
 

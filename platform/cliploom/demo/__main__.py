@@ -48,7 +48,7 @@ def _stages() -> list[tuple[str, list[str]]]:
 
 def _run(command: Sequence[str]) -> int:
     """Run a stage to its end; on Ctrl-C, which the stage gets as well, wait until it has cleaned up."""
-    stage = subprocess.Popen([sys.executable, *command])
+    stage = subprocess.Popen([sys.executable, *command])  # noqa: S603  # our own stages
     try:
         return stage.wait()
     except KeyboardInterrupt:

@@ -6,9 +6,9 @@ A run's folder holds
     checkpoints/00001200-0003/state-0.safetensors, state-1.safetensors, ...
     checkpoints/00001200-0003/COMMIT.json   written last; the checkpoint is there when this is
 
-COMMIT.json alone is the truth: it holds the digests of all files, and a checkpoint whose files differ is passed over for
-the one before. Each worker writes the parameters that fall to it, whole and by name, so that a checkpoint can be read
-at any number of workers and any ZeRO stage.
+COMMIT.json alone is the truth: it holds the digests of all files and of itself, and a checkpoint that differs from them
+is passed over for the one before. Each worker writes the parameters that fall to it, whole and by name, so that a
+checkpoint can be read at any number of workers and any ZeRO stage.
 
 An attempt that was given up may still be uploading. What it commits after the next attempt has begun from an earlier
 step would fork the run, so a checkpoint counts only if no later attempt began below its step.
