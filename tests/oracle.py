@@ -91,10 +91,15 @@ class Trainer:
         betas = (settings.beta1, settings.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=settings.epsilon)
 
-    def gradients(self, images: Tensor, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
-        """Loss of the whole batch, and its gradient for each parameter."""
+    def gradients(
+        self, images: Tensor, tokens: Tensor, norm_batch_size: int | None = None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Loss of the whole batch, and its gradient for each parameter; BatchNorm sees `norm_batch_size` rows at once."""
         self.model.zero_grad()
-        loss = contrastive_loss(*self.model(images, tokens))
+        rows = norm_batch_size or len(images)
+        parts = [self.model(*part) for part in zip(images.split(rows), tokens.split(rows), strict=True)]
+        image, text = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+        loss = contrastive_loss(image, text, parts[0][2])
         loss.backward()
         return loss.item(), {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
 

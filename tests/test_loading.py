@@ -56,7 +56,7 @@ def test_weights_alone_say_what_model_they_are(model: CLIP, tmp_path: Path) -> N
 
 
 def test_preprocessing_follows_the_weights_resolution(tmp_path: Path) -> None:
-    weights.save(create(preset("RN14-64")), tmp_path)
+    weights.save(create(preset("RN14-mu-64")), tmp_path)
     _, preprocess, _ = cliploom.load(str(tmp_path))
     assert preprocess(Image.new("RGB", (100, 80))).shape == (3, 64, 64)
 

@@ -129,6 +129,7 @@ class Train(Section):
     beta2: Fraction = Field(0.98, description="AdamW")
     epsilon: float = Field(1e-6, gt=0, description="AdamW")
     max_gradient_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    norm_batch_size: Positive = Field(32, description="consecutive samples that a ResNet's BatchNorm normalises over")
     text_buckets: Positive = Field(1, description="length buckets a micro-batch's captions are encoded in")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="the last so many whole checkpoints stay")

@@ -30,30 +30,8 @@ from cliploom.training.step import MicroBatch, loss_and_gradients
 from reference import import_open_clip
 
 ROUNDS = 3
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "small",
-    "red",
-    "dog",
-    "that",
-    "runs",
-    "over",
-    "green",
-    "grass",
-    "near",
-    "an",
-    "old",
-    "stone",
-    "house",
-    "by",
-    "the",
-    "river",
-    "in",
-    "summer",
-]
+SENTENCE = "a photo of the small red dog that runs over green grass near an old stone house by the river in summer"
+WORDS = SENTENCE.split()
 
 
 def main(argv: list[str]) -> None:

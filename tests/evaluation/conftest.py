@@ -37,7 +37,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         actor = features._Actor(model.uri, "cpu", "fp32", 1)
         done = Done(0, 0, 0)
         for number, source in enumerate(sources):
-            rows = features._prepare({"id": number}, sources, model, settings)
+            rows = features._prepare({"source": number}, sources, model, settings)
             parts = [actor(row)["piece"].content for row in rows]
             store.save(source.digest, concatenate(parts))
             done = done._replace(sources=done.sources + 1, images=done.images + sum(map(len, parts)))

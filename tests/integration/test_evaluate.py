@@ -48,7 +48,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     (tmp_path / "small.yaml").write_text(
         "- {dataset: colours, tasks: [zeroshot_classification]}\n- {dataset: pairs, tasks: [zeroshot_retrieval]}\n"
     )
-    given = {"evaluate.suite": "small.yaml", "evaluate.root": "sets", "evaluate.batch_size": 8, "run.storage": "runs"}
+    given = {
+        "evaluate.suite": "small.yaml",
+        "evaluate.root": "sets",
+        "evaluate.batch_size": 8,
+        "evaluate.workers": 2,
+        "evaluate.cpus_per_worker": 0.7,  # of two CPUs, little more is left than a decoding task needs
+        "run.storage": "runs",
+    }
 
     def start(**settings: Any) -> int:
         merged = given | {key.replace("__", "."): value for key, value in settings.items()}
@@ -150,8 +157,8 @@ def test_a_damaged_shard_is_the_users_to_mend(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"evaluate__workers": 64}, "evaluate.workers=64 and a decoding task need 64.5 CPUs, the Ray cluster has"),
-        ({"evaluate__gpus_per_worker": 32}, "need 32 GPUs, the Ray cluster has"),
+        ({"evaluate__workers": 64}, "evaluate.workers=64 and a decoding task need 45.3 CPUs, the Ray cluster has"),
+        ({"evaluate__gpus_per_worker": 32}, "need 64 GPUs, the Ray cluster has"),
         ({"evaluate__model": "nowhere.pt"}, "evaluate.model: there is no nowhere.pt"),
         ({"evaluate__suite": "other.yaml"}, "there is no suite file other.yaml"),
         ({"evaluate__root": "elsewhere"}, "data set colours: there is no"),

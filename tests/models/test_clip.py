@@ -11,7 +11,7 @@ from cliploom.models import CLIP, create, list_models, normalize_pixels, preset
 from models.reference_models import captions, pictures, random_open_clip_model, randomize
 from reference import import_torchvision
 
-SMALL = ["ViT-mu-8-32", "RN14-64"]
+SMALL = ["ViT-mu-8-32", "RN14-mu-64"]
 
 
 @pytest.fixture(params=SMALL)
@@ -145,7 +145,7 @@ def test_checkpointing_changes_no_gradient(model: CLIP) -> None:
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator() -> None:
-    config = preset("RN14-64")
+    config = preset("RN14-mu-64")
     state = torch.get_rng_state()
     first, again, other = (create(config, seed).state_dict() for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), state)
@@ -172,7 +172,7 @@ def test_initial_spread_is_the_papers() -> None:
 
 
 def test_residual_branches_of_a_resnet_start_at_zero() -> None:
-    state = create(preset("RN14-64"), seed=0).state_dict()
+    state = create(preset("RN14-mu-64"), seed=0).state_dict()
     gains = [name for name in state if ".bn3.weight" in name and "layer" in name]
     assert len(gains) == 4
     assert all(state[name].eq(0).all() for name in gains)

@@ -9,7 +9,7 @@ from cliploom.errors import InputError
 from cliploom.models import ModelConfig, list_models, preset
 
 VIT = preset("ViT-mu-8-32")
-RESNET = preset("RN14-64")
+RESNET = preset("RN14-mu-64")
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -20,7 +20,7 @@ from reference import import_open_clip, import_torchvision
 
 State = dict[str, Tensor]
 VIT = preset("ViT-mu-8-32")
-RESNET = preset("RN14-64")
+RESNET = preset("RN14-mu-64")
 
 
 def random_model(name: str) -> CLIP:
@@ -29,7 +29,7 @@ def random_model(name: str) -> CLIP:
     return model
 
 
-@pytest.fixture(params=["ViT-mu-8-32", "RN14-64"])
+@pytest.fixture(params=["ViT-mu-8-32", "RN14-mu-64"])
 def model(request: pytest.FixtureRequest) -> CLIP:
     return random_model(request.param)
 
@@ -167,7 +167,7 @@ def test_positions_are_interpolated_as_open_clip_does(size: int, tmp_path: Path)
 
 
 def test_positions_of_a_resnet_are_interpolated(tmp_path: Path) -> None:
-    model = random_model("RN14-64")
+    model = random_model("RN14-mu-64")
     weights.save(model, tmp_path)
     wanted = dataclasses.replace(model.config, image_size=96)
     loaded = weights.load(tmp_path, wanted).state_dict()["visual.attnpool.positional_embedding"]

@@ -1,9 +1,8 @@
 """Features of all shards and class names of a suite, by Ray Data: one pipeline, whatever the number of data sets.
 
 Two stages run at once: tasks that stream shards and decode them, one a shard and as many as there are free CPUs, and a
-pool of actors that holds the model. (With a third stage, tasks that wait for the second could hold the CPUs that it needs
-to go on.) A shard's features are kept as soon as its last batch is there, so that a job that was stopped goes on from the
-shards that it had finished.
+pool of actors that holds the model. A shard's features are kept as soon as its last batch is there, so that a job that
+was stopped goes on from the shards that it had finished.
 """
 
 from __future__ import annotations
@@ -125,7 +124,10 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
 
     device, precision = ("cuda", settings.precision) if settings.gpus_per_worker else ("cpu", "fp32")
     prepare = functools.partial(_prepare, sources=sources, model=model, settings=settings)
-    numbers = ray.data.range(len(sources), override_num_blocks=len(sources))
+    # Not `ray.data.range`, whose tasks reserve a whole CPU each: where there is less, they would wait for ever.
+    numbers = ray.data.from_items(
+        [{"source": number} for number in range(len(sources))], override_num_blocks=len(sources)
+    )
     batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
@@ -143,7 +145,7 @@ def _prepare(
     row: dict[str, int], sources: Sequence[Source], model: Model, settings: Evaluate
 ) -> Iterator[dict[str, Piece]]:
     """The batches of a source, as the model takes them."""
-    number = row["id"]
+    number = row["source"]
     part = -1
     with ThreadPoolExecutor(math.ceil(settings.cpus_per_task)) as threads:
         try:

@@ -47,7 +47,8 @@ def hits_at_k(curves: Sequence[Curve]) -> str:
             k = np.unique(np.geomspace(1, curve.gallery, _POINTS).astype(int))
             share = np.searchsorted(np.sort(curve.ranks), k) / len(curve.ranks)
             axes.plot(k, share, color=colour, linewidth=2.2, label=curve.name)
-            axes.plot([1, curve.gallery], [1 / curve.gallery, 1], color=colour, linewidth=1, dashes=(2, 3))
+            chance = 1 - (1 - k / curve.gallery) ** curve.right
+            axes.plot(k, chance, color=colour, linewidth=1, dashes=(2, 3))
         axes.set(xscale="log", yscale="log", xlabel="answers looked at (k)", ylabel="right answer among them")
         ticks = [tick for tick in (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1) if tick >= axes.get_ylim()[0]]
         axes.set_yticks(ticks, [f"{100 * tick:g} %" for tick in ticks])

@@ -31,11 +31,12 @@ class Broken(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Where the right answers stand: int64 [queries] from 0, among `gallery` answers."""
+    """Where the first right answers stand: int64 [queries] from 0, among `gallery` answers."""
 
     name: str
     ranks: np.ndarray
     gallery: int
+    right: float = 1.0  # right answers a query, on average
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _retrieve(entry: Entry, dataset: Dataset, parts: list[Features], model: Mode
         broken=broken,
         curves=[
             Curve(f"{dataset.name}: image of a caption", images, len(texts)),
-            Curve(f"{dataset.name}: caption of an image", texts, len(images)),
+            Curve(f"{dataset.name}: caption of an image", texts, len(images), len(images) / len(texts)),
         ],
         examples=examples.retrievals(dataset, usable, places, model.logit_scale),
     )

@@ -26,7 +26,7 @@ def table(outcome: Outcome, champion: Champion | None) -> Table:
     before = None
     for row in outcome.rows:
         if row["dataset"] != before:
-            found.add_row(f"[bold]{row['dataset']}[/] [dim]{row['task']}")
+            found.add_row(f"[bold]{row['dataset']}")
             before = row["dataset"]
         cells = [f"[bold]{percent(row['value'])}", interval(row["low"], row["high"]), percent(row["chance"])]
         if champion:

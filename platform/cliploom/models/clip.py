@@ -45,7 +45,7 @@ class CLIP(nn.Module):
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Keep each transformer block's input only, and compute the rest again in the backward pass.
 
-        A ResNet keeps its activations: computing its blocks twice would move BatchNorm's running statistics twice.
+        A ResNet keeps its activations.
         """
         for module in self.modules():
             if isinstance(module, Transformer):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cliploom.models.config import ModelConfig
+from cliploom.models.norm import GroupedBatchNorm2d
 from cliploom.models.transformer import attention
 
 EXPANSION = 4  # of a bottleneck's channels
@@ -25,19 +26,19 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = EXPANSION * channels
         self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = GroupedBatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = GroupedBatchNorm2d(channels)
         self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(channels, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out)
+        self.bn3 = GroupedBatchNorm2d(out)
         nn.init.zeros_(self.bn3.weight)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module = nn.Identity()
         if stride > 1 or channels_in != out:
             pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
             convolution = nn.Conv2d(channels_in, out, 1, bias=False)
-            self.downsample = nn.Sequential(OrderedDict({"-1": pool, "0": convolution, "1": nn.BatchNorm2d(out)}))
+            self.downsample = nn.Sequential(OrderedDict({"-1": pool, "0": convolution, "1": GroupedBatchNorm2d(out)}))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, 4 C, H / stride, W / stride]."""
@@ -82,11 +83,11 @@ class ModifiedResNet(nn.Module):
         width = config.vision_width
         assert isinstance(config.vision_layers, tuple)
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.bn1 = GroupedBatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.bn2 = GroupedBatchNorm2d(width // 2)
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
+        self.bn3 = GroupedBatchNorm2d(width)
         self.avgpool = nn.AvgPool2d(2)
         self.relu = nn.ReLU(inplace=True)
         channels = width

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cliploom.config import Train
+from cliploom.models.norm import move_statistics, norms
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("weight", *MOMENTS)
@@ -59,6 +60,10 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
         self._state = _State(self._engine.optimizer, config.zero_stage, self._names)
+        self._norms = norms(self._engine.module)
+        for norm in self._norms:
+            norm.group_size = config.norm_batch_size
+            norm.float_statistics()
 
     def forward(self, images: Tensor, tokens: list[Tensor], restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(image features [m, D], text features [m, D], logit scale [1]); fp32."""
@@ -74,8 +79,17 @@ class Engine:
     def step(self, learning_rate: float) -> float:
         """Clip the gradients and take an optimizer step; returns the gradients' norm before clipping.
 
-        Where the norm is not finite the weights and moments stay as they are.
+        Where the norm is not finite, weights, moments and running statistics stay as they are.
         """
+        norm = self._step(learning_rate)
+        move_statistics(self._norms, keep=math.isfinite(norm))
+        return norm
+
+    def skip(self) -> None:
+        """Forget what forward passes have left, where no step follows them."""
+        move_statistics(self._norms, keep=False)
+
+    def _step(self, learning_rate: float) -> float:
         for group in self._state.adamw.param_groups:
             group["lr"] = learning_rate
         if self._stage > 0:
@@ -96,9 +110,11 @@ class Engine:
     def state(self, mine: Callable[[str], bool]) -> dict[str, Tensor]:
         """Master weights and moments of the parameters that `mine` picks by name, whole, fp32 on the CPU.
 
-        Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`. All ranks must call it at the same time.
+        Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`; and `buffer/NAME` of BatchNorm's statistics. All
+        ranks must call it at the same time.
         """
-        return self._read(mine, KINDS)
+        buffers = {f"buffer/{name}": value for name, value in self._buffers().items() if mine(name)}
+        return self._read(mine, KINDS) | buffers
 
     def weights(self) -> dict[str, Tensor]:
         """Master weights by name, whole, fp32 on the CPU, with `logit_scale` of shape []; empty but on rank 0."""
@@ -106,6 +122,7 @@ class Engine:
         weights = {key.removeprefix("weight/"): value for key, value in found.items()}
         if weights:
             weights["logit_scale"] = weights["logit_scale"].reshape(())
+            weights |= self._buffers()
         return weights
 
     def load_state(self, state: Mapping[str, Tensor], optimizer_steps: int) -> None:
@@ -114,10 +131,20 @@ class Engine:
             for kind in KINDS:
                 self._state.write(parameter, kind, state[f"{kind}/{name}"].to(self.device))
         self._state.steps = optimizer_steps
+        for name, buffer in self._engine.module.state_dict().items():
+            if f"buffer/{name}" in state:
+                buffer.copy_(state[f"buffer/{name}"])
 
     def parameters(self) -> dict[str, int]:
-        """Elements of each parameter by name, in the model's order."""
-        return {name: math.prod(self._state.shape(parameter)) for parameter, name in self._names.items()}
+        """Elements of each parameter and buffer by name, in the model's order."""
+        sizes = {name: math.prod(self._state.shape(parameter)) for parameter, name in self._names.items()}
+        return sizes | {name: buffer.numel() for name, buffer in self._buffers().items()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What belongs to the weights and is not learned by gradients: equal on all ranks."""
+        parameters = set(self._names.values())
+        state: dict[str, Tensor] = self._engine.module.state_dict()
+        return {name: value.to("cpu", copy=True) for name, value in state.items() if name not in parameters}
 
     def _read(self, mine: Callable[[str], bool], kinds: tuple[str, ...]) -> dict[str, Tensor]:
         found = {}

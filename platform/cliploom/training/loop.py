@@ -93,6 +93,8 @@ class Loop:
         loss, norm = float(result.loss), math.nan
         if math.isfinite(loss):
             norm = self.engine.step(rate)
+        else:
+            self.engine.skip()
         if math.isfinite(norm):
             self.optimizer_steps += 1
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from cliploom import storage
 from cliploom.config import Config, require
 from cliploom.data import manifest as manifests
+from cliploom.data.plan import micro_batches
 from cliploom.data.reader import Source
 from cliploom.data.stream import Stream
 from cliploom.errors import InputError
@@ -81,8 +82,10 @@ def plan_run(config: Config) -> Run:
             "objective.name": config.objective.name,
             "train.global_batch_size": train.global_batch_size,
             "train.seed": train.seed,
+            **({"train.norm_batch_size": train.norm_batch_size} if model.is_resnet else {}),
         },
     )
+    _check_norm_groups(run)
     _check_goes_on(run)
     return run
 
@@ -105,6 +108,19 @@ def is_complete(run: Run) -> bool:
     found = checkpoint.committed(run.folder)
     done = bool(found) and found[0].progress.step >= run.steps
     return done and storage.exists(storage.join(run.export, "weights.safetensors"))
+
+
+def _check_norm_groups(run: Run) -> None:
+    """A ResNet's BatchNorm groups must not be cut by a worker or a micro-batch."""
+    train = run.config.train
+    low, high = workers_range(run.config)
+    for workers in range(low, high + 1) if run.model.is_resnet else ():
+        _, rows = micro_batches(train.global_batch_size, workers, train.micro_batch_size)
+        if train.global_batch_size % (workers * rows) or rows % train.norm_batch_size:
+            raise InputError(
+                f"{workers} workers cut train.global_batch_size={train.global_batch_size} into micro-batches of {rows}, "
+                f"which train.norm_batch_size={train.norm_batch_size} doesn't divide: choose sizes that do"
+            )
 
 
 def _steps(config: Config, samples: int) -> int:
