@@ -18,6 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	# A peer that tests compare with; its own dependencies are many and not needed for that.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps clip-benchmark==1.6.2
 	@touch $@
 
 demo: $(READY)

@@ -58,7 +58,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Head]:
-    """The one Ray cluster that all tests which submit jobs share."""
+def head(s3: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Head]:
+    """The one Ray cluster that all tests which submit jobs share; the S3 server is there before it."""
     with clusters.start(tmp_path_factory.mktemp("ray")) as started:
         yield started

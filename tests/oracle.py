@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
     epoch: int
     shard: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
 
 
 def splitmix(words: Iterable[int]) -> int:
@@ -94,7 +94,7 @@ class Trainer:
     def gradients(
         self, images: Tensor, tokens: Tensor, norm_batch_size: int | None = None
     ) -> tuple[float, dict[str, Tensor]]:
-        """Loss of the whole batch, and its gradient for each parameter; BatchNorm sees `norm_batch_size` rows at once."""
+        """Loss of the whole batch, and each parameter's gradient; BatchNorm sees `norm_batch_size` rows at once."""
         self.model.zero_grad()
         rows = norm_batch_size or len(images)
         parts = [self.model(*part) for part in zip(images.split(rows), tokens.split(rows), strict=True)]

@@ -18,7 +18,14 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 
 # Who alone imports these packages, at the top or inside of functions.
 ONLY_IN = {
-    "ray": {"cluster.py", "data/runner.py", "data/stream.py", "training/trainer.py", "evaluation/features.py"},
+    "ray": {
+        "cluster.py",
+        "data/pace.py",
+        "data/runner.py",
+        "data/stream.py",
+        "training/trainer.py",
+        "evaluation/features.py",
+    },
     "deepspeed": {"training/engine.py"},
     "mlflow": {"registry"},
     "boto3": {"storage.py"},

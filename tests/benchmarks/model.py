@@ -62,7 +62,7 @@ def captions(count: int, seed: int = 0) -> list[str]:
 
 def steps(name: str, batch: int) -> list[dict[str, Any]]:
     """Forward and backward of a batch: natural captions and full ones, fp32 and bf16."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     config = models.preset(name)
     pixels = torch.randint(0, 256, (batch, 3, config.image_size, config.image_size), dtype=torch.uint8)
     natural = Tokenizer()(captions(batch))
@@ -90,7 +90,7 @@ def our_step(model: models.CLIP, pixels: Tensor, tokens: Tensor) -> Callable[[],
             return model(*inputs)
 
         def backward(self, loss: Tensor, last: bool) -> None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
     def step() -> None:
         model.zero_grad()
@@ -176,7 +176,8 @@ def one_loss(which: str, batch: int, width: int) -> None:
         if which == "theirs":
             open_clip.ClipLoss()(*features, torch.tensor(14.3)).backward()
         else:
-            contrastive(*(f.detach() for f in features), torch.tensor(14.3), Ranks([len(features[0])]))
+            own, other = (f.detach() for f in features)
+            contrastive(own, other, torch.tensor(14.3), Ranks([len(own)]))
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import processes
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,6 +12,7 @@ from test_step import BATCH, MODEL, cut, make_batch
 from torch import Tensor
 
 import oracle
+import processes
 from cliploom import models
 from cliploom.config import Train
 from cliploom.training.engine import Engine
@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "max_gradient_norm": 0.5}
 
 
 def make_engine(stage: int, precision: str) -> Engine:
-    settings = Train(zero_stage=stage, precision=precision, **SETTINGS)  # type: ignore[arg-type]
+    settings = Train(zero_stage=stage, precision=precision, **SETTINGS)
     return Engine(models.create(models.preset(MODEL), seed=3), settings, smallest_partitioned=0)
 
 

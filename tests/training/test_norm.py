@@ -6,13 +6,13 @@ import itertools
 import math
 from typing import Any
 
-import oracle
-import processes
 import pytest
 import torch
 import torch.distributed as dist
 from test_step import Plain, assert_gradients
 
+import oracle
+import processes
 from cliploom import models
 from cliploom.config import Train
 from cliploom.models.norm import move_statistics, norms

@@ -6,7 +6,6 @@ import itertools
 import math
 from typing import Any
 
-import processes
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
+import processes
 from cliploom import models
 from cliploom.config import Train
 from cliploom.data.plan import micro_batches, rank_span
@@ -92,7 +92,7 @@ def engine_gradients(stage: int, micro: int) -> tuple[float, dict[str, Tensor], 
     """Loss, gradients, and the weights after one step at a rate of 1, of a DeepSpeed engine in fp32."""
     import deepspeed.utils
 
-    settings = Train(zero_stage=stage, precision="fp32", max_gradient_norm=None)  # type: ignore[arg-type]
+    settings = Train(zero_stage=stage, precision="fp32", max_gradient_norm=None)
     engine = Engine(models.create(models.preset(MODEL), seed=3), settings, smallest_partitioned=0)
     micros, ranks = cut(*make_batch(), dist.get_world_size(), dist.get_rank(), micro)
     result = loss_and_gradients(engine, micros, ranks, 2, lambda _: True)

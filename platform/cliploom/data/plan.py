@@ -30,7 +30,7 @@ class Samples(NamedTuple):
 
     epoch: Integers
     shard: Integers  # number of the shard in the manifest
-    index: Integers  # number of the sample in the shard
+    index: Integers  # type: ignore[assignment]  # number of the sample in the shard; hides tuple.index
 
 
 class WorkItem(NamedTuple):

@@ -44,11 +44,14 @@ class Stream:
         """An iterator for each worker that hands out its micro-batches from `first_step` on."""
         import ray.data
 
+        from cliploom.data.pace import Pace
+
         rows = [{"item": list(item)} for item in self.items(first_step, world_size)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # The order of blocks is the order of items, and a worker's are every world_size-th.
         dataset.context.execution_options.preserve_order = True
         dataset.context.enable_progress_bars = False
+        dataset.context.custom_execution_callback_classes.append(Pace)
         read = dataset.map_batches(_task(self.source), batch_size=None, num_cpus=self.cpus_per_task)
         hints = list(locality_hints) if locality_hints else None
         return list(read.streaming_split(world_size, equal=False, locality_hints=hints))
@@ -62,7 +65,7 @@ def batches(
     Raises:
         RuntimeError: another came, or none. Training on the wrong samples must not go unnoticed.
     """
-    received = iter(iterator.iter_batches(batch_size=None, prefetch_batches=prefetch))
+    received = iter(iterator.iter_batches(batch_size=None, prefetch_batches=prefetch))  # type: ignore[arg-type]
     for item in expected:
         block = next(received, None)
         if block is None:

@@ -47,7 +47,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         for group in groups:
             statistics = torch.zeros(2, self.num_features, dtype=dtype, device=x.device)
             # With a momentum of 1 the running statistics become the group's own.
-            normalised.append(F.batch_norm(group, *statistics, weight, bias, True, 1.0, self.eps))
+            normalised.append(F.batch_norm(group, statistics[0], statistics[1], weight, bias, True, 1.0, self.eps))
             self.seen.append(statistics)
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 

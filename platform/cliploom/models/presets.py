@@ -44,7 +44,7 @@ PRESETS: dict[str, ModelConfig] = {
     "ViT-S-32": _model(384, 224, vision=(12, 384, 32), text=(12, 384)),
     "ViT-S-16": _model(384, 224, vision=(12, 384, 16), text=(12, 384)),
     # For laptops and searches.
-    "RN14-64": _model(192, 64, vision=((1, 1, 1, 1), 32, None), text=(4, 192)),
+    "RN14-64": _model(192, 64, vision=((1, 1, 1, 1), 32, None), text=(2, 192)),
     "ViT-S-8-64": _model(384, 64, vision=(12, 384, 8), text=(6, 384)),
     "ViT-Ti-8-64": _model(192, 64, vision=(6, 192, 8), text=(4, 192)),
     "ViT-Ti-16-64": _model(192, 64, vision=(6, 192, 16), text=(4, 192)),

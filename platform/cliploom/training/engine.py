@@ -42,6 +42,7 @@ class Engine:
         # Its shared-memory collective is compiled at first use, which takes a minute and a compiler.
         __compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+        assert isinstance(model.logit_scale, nn.Parameter)
         model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(1))
         self._stage = config.zero_stage
         self._max_norm = config.max_gradient_norm
@@ -221,12 +222,13 @@ class _State:
         size does not divide by the number of ranks."""
         from deepspeed import utils
 
-        size = parameter.ds_tensor.numel()
+        partition: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+        size = partition.numel()
         padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
         own = padded[size * dist.get_rank() :][:size]
         if kind == "weight":
             utils.safe_set_local_fp32_param(parameter, own)
-            parameter.ds_tensor.data.copy_(own)
+            partition.data.copy_(own)
         else:
             utils.safe_set_local_optimizer_state(parameter, own, kind)
 

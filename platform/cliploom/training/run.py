@@ -118,8 +118,8 @@ def _check_norm_groups(run: Run) -> None:
         _, rows = micro_batches(train.global_batch_size, workers, train.micro_batch_size)
         if train.global_batch_size % (workers * rows) or rows % train.norm_batch_size:
             raise InputError(
-                f"{workers} workers cut train.global_batch_size={train.global_batch_size} into micro-batches of {rows}, "
-                f"which train.norm_batch_size={train.norm_batch_size} doesn't divide: choose sizes that do"
+                f"{workers} workers cut train.global_batch_size={train.global_batch_size} into micro-batches of "
+                f"{rows}, which train.norm_batch_size={train.norm_batch_size} does not divide: choose sizes that do"
             )
 
 

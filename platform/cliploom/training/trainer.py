@@ -146,7 +146,7 @@ def fit(run: Run, report: Report) -> None:
         Worker(run, board),
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=low if low == high else (low, high),
+            num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=train.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
