@@ -77,7 +77,8 @@ def _show(seconds: float) -> None:
     print(f"predictions, with pictures   {folder / 'report.html'}")
     print(f"shards and manifest          {FOLDER.absolute() / 'shards'}")
     print(f"MLflow                       .venv/bin/mlflow ui --backend-store-uri {store}")
-    print(f"in Python                    cliploom.load('models:/{config.registry.model_name}@champion', ...)")
+    model = f"models:/{config.registry.model_name}@champion"
+    print(f'in Python                    cliploom.load("{model}", registry_uri="{store}")')
 
 
 if __name__ == "__main__":
