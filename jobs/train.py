@@ -19,10 +19,11 @@ def main(config: Config, words: list[str]) -> None:
     require(config, "run.name", "data.manifest", "registry.model_name")
     from cliploom import registry, storage
     from cliploom.cluster import connect
-    from cliploom.training.run import is_complete, plan_run
+    from cliploom.training.run import check_goes_on, is_complete, plan_run
 
     run = plan_run(config)
     storage.check(run.folder, "run.storage")
+    check_goes_on(run)
     uri = registry.store_uri(config)
     registry.check(uri)
     tracker = registry.Tracker.start(

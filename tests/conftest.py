@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -27,6 +28,16 @@ import servers
 # Cores are shared, so slowness is no fault.
 settings.register_profile("tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+_PATH = list(sys.path)
+
+
+@pytest.fixture(autouse=True)
+def _same_path() -> Iterator[None]:
+    """MLflow puts a loaded model's own code on the path for good, where later tests' processes would find it."""
+    yield
+    sys.path[:] = _PATH
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,7 @@ def plan_run(config: Config) -> Run:
     """Work out the run that `config` means.
 
     Raises:
-        InputError: the settings don't make one, or not the one that was begun under this name.
+        InputError: the settings don't make one.
     """
     require(config, "run.name", "data.manifest")
     train = config.train
@@ -86,7 +86,6 @@ def plan_run(config: Config) -> Run:
         },
     )
     _check_norm_groups(run)
-    _check_goes_on(run)
     return run
 
 
@@ -136,8 +135,12 @@ def _steps(config: Config, samples: int) -> int:
     return steps
 
 
-def _check_goes_on(run: Run) -> None:
-    """A run that was begun with other settings can't go on with these."""
+def check_goes_on(run: Run) -> None:
+    """Check that a run of this name that was begun before can go on with these settings.
+
+    Raises:
+        InputError: it was begun with others; names the first.
+    """
     found = checkpoint.committed(run.folder)
     for key, value in (found[0].progress.settings if found else {}).items():
         if run.settings.get(key) != value:
