@@ -72,7 +72,6 @@ def oracle_losses(count: int) -> list[float]:
     model = models.create(models.preset(MODEL), seed=3)
     # A constant rate, as take_steps has it: the warm-up never ends, and starts at its end.
     trainer = oracle.Trainer(model, Train(**SETTINGS), steps=1, warmup_steps=0)
-    trainer.settings = Train(**SETTINGS)
     pixels, tokens = make_batch()
     images = models.normalize_pixels(pixels, torch.float64)
     losses = []

@@ -114,7 +114,7 @@ class Engine:
         Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`; and `buffer/NAME` of BatchNorm's statistics. All
         ranks must call it at the same time.
         """
-        buffers = {f"buffer/{name}": value for name, value in self._buffers().items() if mine(name)}
+        buffers = {f"buffer/{name}": _on_host(value) for name, value in self._buffers().items() if mine(name)}
         return self._read(mine, KINDS) | buffers
 
     def weights(self) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class Engine:
         weights = {key.removeprefix("weight/"): value for key, value in found.items()}
         if weights:
             weights["logit_scale"] = weights["logit_scale"].reshape(())
-            weights |= self._buffers()
+            weights |= {name: _on_host(value) for name, value in self._buffers().items()}
         return weights
 
     def load_state(self, state: Mapping[str, Tensor], optimizer_steps: int) -> None:
@@ -131,10 +131,9 @@ class Engine:
         for parameter, name in self._names.items():
             for kind in KINDS:
                 self._state.write(parameter, kind, state[f"{kind}/{name}"].to(self.device))
-        self._state.steps = optimizer_steps
-        for name, buffer in self._engine.module.state_dict().items():
-            if f"buffer/{name}" in state:
-                buffer.copy_(state[f"buffer/{name}"])
+        self._state.set_steps(optimizer_steps)
+        for name, buffer in self._buffers().items():
+            buffer.copy_(state[f"buffer/{name}"])
 
     def parameters(self) -> dict[str, int]:
         """Elements of each parameter and buffer by name, in the model's order."""
@@ -142,10 +141,10 @@ class Engine:
         return sizes | {name: buffer.numel() for name, buffer in self._buffers().items()}
 
     def _buffers(self) -> dict[str, Tensor]:
-        """What belongs to the weights and is not learned by gradients: equal on all ranks."""
+        """The tensors that belong to the weights and are not learned by gradients: equal on all ranks."""
         parameters = set(self._names.values())
         state: dict[str, Tensor] = self._engine.module.state_dict()
-        return {name: value.to("cpu", copy=True) for name, value in state.items() if name not in parameters}
+        return {name: value for name, value in state.items() if name not in parameters}
 
     def _read(self, mine: Callable[[str], bool], kinds: tuple[str, ...]) -> dict[str, Tensor]:
         found = {}
@@ -154,6 +153,10 @@ class Engine:
                 if mine(name):
                     found[f"{kind}/{name}"] = value.to("cpu", torch.float32, copy=True)
         return found
+
+
+def _on_host(value: Tensor) -> Tensor:
+    return value.to("cpu", copy=True)
 
 
 class _State:
@@ -207,13 +210,8 @@ class _State:
         else:
             utils.safe_set_full_optimizer_state(parameter, value, kind)
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken, by which AdamW corrects its moments' bias."""
-        return max(int(self.adamw.state[master]["step"]) for master in self._masters())
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
+    def set_steps(self, steps: int) -> None:
+        """Say how many optimizer steps were taken, by which AdamW corrects its moments' bias."""
         for master in self._masters():
             self.adamw.state[master]["step"].fill_(steps)
 
