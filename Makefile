@@ -36,11 +36,19 @@ test-unit: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
-bench: $(READY)
-	PYTHONPATH=tests:tests/models $(BIN)/python tests/benchmarks/model.py
+# open_clip, whom we measure against, in an environment of its own; without what its training script alone needs.
+.venv-peer/.ready: constraints.txt
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy pillow
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging
+	@touch $@
+
+bench: $(READY) .venv-peer/.ready
+	$(BIN)/python tests/benchmarks/model.py
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"
 
 clean:
-	rm -rf $(VENV) demo build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peer demo build .mypy_cache .pytest_cache .ruff_cache .hypothesis

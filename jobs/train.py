@@ -19,11 +19,15 @@ def main(config: Config, words: list[str]) -> None:
     require(config, "run.name", "data.manifest", "registry.model_name")
     from cliploom import registry, storage
     from cliploom.cluster import connect
+    from cliploom.training.network import write_start
     from cliploom.training.run import check_goes_on, is_complete, plan_run
 
-    run = plan_run(config)
+    start = _start(config)
+    run = plan_run(config, start.config if start else None)
     storage.check(run.folder, "run.storage")
     check_goes_on(run)
+    if start:
+        write_start(run.folder, start)
     uri = registry.store_uri(config)
     registry.check(uri)
     tracker = registry.Tracker.start(
@@ -48,6 +52,29 @@ def main(config: Config, words: list[str]) -> None:
         raise
     finally:
         tracker.finish(status)
+
+
+def _start(config: Config) -> Any:
+    """The weights to start from: the run's own copy, or those that model.weights names."""
+    from cliploom import registry
+    from cliploom.data import vocabulary
+    from cliploom.errors import InputError
+    from cliploom.loading import local_weights
+    from cliploom.models import weights
+    from cliploom.training.network import read_start
+    from cliploom.training.run import model_config, run_folder
+
+    if not config.model.weights:
+        return None
+    found = read_start(run_folder(config))
+    if found:
+        return found
+    with local_weights(config.model.weights, registry.store_uri(config)) as path:
+        if config.data.vocabulary is None and (path / vocabulary.NAME).is_file():
+            raise InputError(
+                f"model.weights={config.model.weights} has a vocabulary of its own: give the file as data.vocabulary"
+            )
+        return weights.load(path, model_config(config, None))
 
 
 def _train(run: Any, tracker: Any) -> None:

@@ -72,6 +72,25 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
 
+def sigmoid_loss(image_features: Tensor, text_features: Tensor, shared: Tensor) -> Tensor:
+    """Cross entropy of each pair being one or none, summed over all, by batch size; features normalised, [G, D]."""
+    logits = shared[0] * image_features @ text_features.T + shared[1]
+    belongs = torch.eye(len(logits), dtype=logits.dtype)
+    return nn.functional.binary_cross_entropy_with_logits(logits, belongs, reduction="sum") / len(logits)
+
+
+def mean_loss(losses: Tensor, shared: Tensor) -> Tensor:
+    """The mean of the samples' own."""
+    return losses.mean() + shared.sum()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "contrastive": contrastive_loss,
+    "bag_of_words_contrastive": contrastive_loss,
+    "sigmoid": sigmoid_loss,
+}
+
+
 def learning_rate(step: int, steps: int, warmup_steps: int, highest: float) -> float:
     """Linear warm-up to `highest`, then half a cosine down to 0."""
     if step < warmup_steps:
@@ -80,10 +99,13 @@ def learning_rate(step: int, steps: int, warmup_steps: int, highest: float) -> f
 
 
 class Trainer:
-    """Training of a model that maps (images, tokens) to (image features, text features, logit scale)."""
+    """Training of a model that maps (images, tokens) to what an objective's loss is made of."""
 
-    def __init__(self, model: nn.Module, settings: Any, steps: int, warmup_steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, settings: Any, steps: int, warmup_steps: int, objective: str = "contrastive"
+    ) -> None:
         self.model = model.double()
+        self.loss = LOSSES.get(objective, mean_loss)
         self.settings, self.steps, self.warmup_steps, self.step = settings, steps, warmup_steps, 0
         decayed = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
@@ -98,8 +120,8 @@ class Trainer:
         self.model.zero_grad()
         rows = norm_batch_size or len(images)
         parts = [self.model(*part) for part in zip(images.split(rows), tokens.split(rows), strict=True)]
-        image, text = (torch.cat([part[side] for part in parts]) for side in (0, 1))
-        loss = contrastive_loss(image, text, parts[0][2])
+        *columns, shared = zip(*parts, strict=True)
+        loss = self.loss(*(torch.cat(column) for column in columns), shared[0])
         loss.backward()
         return loss.item(), {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
 
@@ -121,3 +143,71 @@ def run(
 ) -> list[float]:
     """Train on global batches; the losses."""
     return [trainer.train(*load(batch)) for batch in batches]
+
+
+def caption_surprise(weights: dict[str, Tensor], heads: int, features: Tensor, tokens: list[int]) -> Tensor:
+    """-log p of a caption (start to end token) under a captioner's weights, given its image's features [S, C]."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """One position's heads, side by side."""
+        size = len(query) // heads
+        parts = [slice(h * size, (h + 1) * size) for h in range(heads)]
+        return torch.cat([(keys[:, s] @ query[s] / math.sqrt(size)).softmax(0) @ values[:, s] for s in parts])
+
+    image = norm(linear(features, "image_projection"), "ln_image")
+    x = weights["token_embedding"][tokens] + weights["positional_embedding"][: len(tokens)]
+    layers = sum(name.endswith("mlp.c_fc.weight") and name.startswith("transformer.") for name in weights)
+    for block in (f"transformer.resblocks.{number}" for number in range(layers)):
+        y = norm(x, f"{block}.ln_1")
+        packed = y @ weights[f"{block}.attn.in_proj_weight"].T + weights[f"{block}.attn.in_proj_bias"]
+        query, key, value = packed.chunk(3, dim=1)
+        seen = [attend(query[i], key[: i + 1], value[: i + 1]) for i in range(len(x))]
+        x = x + linear(torch.stack(seen), f"{block}.attn.out_proj")
+        query = linear(norm(x, f"{block}.ln_cross"), f"{block}.cross_attn.q_proj")
+        key, value = linear(image, f"{block}.cross_attn.kv_proj").chunk(2, dim=1)
+        x = x + linear(torch.stack([attend(q, key, value) for q in query]), f"{block}.cross_attn.out_proj")
+        y = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
+        x = x + linear(y / (1 + (-1.702 * y).exp()), f"{block}.mlp.c_proj")
+    p = (norm(x, "ln_final") @ weights["token_embedding"].T).softmax(1)
+    return -sum((p[i, tokens[i + 1]].log() for i in range(len(tokens) - 1)), torch.tensor(0.0))
+
+
+def bag_of_words_loss(logits: Tensor, words: set[int]) -> Tensor:
+    """Cross entropy of an image's logits over the vocabulary with the uniform distribution over its caption's words."""
+    target = torch.tensor([1 / len(words) if word in words else 0.0 for word in range(len(logits))])
+    return -(target * logits.log_softmax(0)).sum()
+
+
+NGram = tuple[int, ...]
+
+
+def frequent_ngrams(texts: Iterable[list[int]], most: int, min_count: int, orders: int) -> list[NGram]:
+    """The n-grams that occur most often."""
+    counts: dict[NGram, int] = {}
+    for text in texts:
+        for n in range(1, orders + 1):
+            for start in range(len(text) - n + 1):
+                found = tuple(text[start : start + n])
+                counts[found] = counts.get(found, 0) + 1
+    ranked = sorted((-count, len(ngram), ngram) for ngram, count in counts.items() if count >= min_count)
+    return [ngram for *_, ngram in ranked[:most]]
+
+
+def ngram_probability(scores: dict[NGram, Tensor], token: int, history: NGram, vocab_size: int, share: float) -> Tensor:
+    """Jelinek-Mercer's p(token | history), from an image's scores of the n-grams in a dictionary."""
+    if history:
+        shorter = ngram_probability(scores, token, history[1:], vocab_size, share)
+    else:
+        shorter = torch.tensor(1 / vocab_size, dtype=torch.float64)
+    family = {ngram[-1]: score.exp() for ngram, score in scores.items() if ngram[:-1] == history}
+    if not family:
+        return shorter
+    return share * family.get(token, torch.tensor(0.0)) / sum(family.values()) + (1 - share) * shorter

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 
 import cliploom
 from cliploom import registry, storage
+from cliploom.data import vocabulary
+from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
 from cliploom.models import CLIP, create, preset, weights
 from cliploom.models.names import to_transformers
@@ -55,6 +58,23 @@ def test_weights_alone_say_what_model_they_are(model: CLIP, tmp_path: Path) -> N
     assert_same(cliploom.load(f"{tmp_path}/weights.safetensors")[0], model)
 
 
+def test_the_tokenizer_is_that_of_the_vocabulary_beside_the_weights(model: CLIP, tmp_path: Path) -> None:
+    own = vocabulary.train(["a red square", "a blue square"] * 2, 520)
+    small = create(replace(preset(NAME), vocab_size=520), seed=1)
+    weights.save(small, tmp_path)
+    with pytest.raises(InputError, match=r"has 520 token ids, CLIP's vocabulary has 49408: put .* vocabulary\.txt\.gz"):
+        cliploom.load(str(tmp_path))
+    (tmp_path / vocabulary.NAME).write_bytes(own.pack())
+    expected = Tokenizer(vocabulary=own)("a red square")
+    for name, file in [(str(tmp_path), None), (f"{tmp_path}/weights.safetensors", None), (NAME, tmp_path)]:
+        got, _, tokenize = cliploom.load(name, weights=file)
+        assert_same(got, small)
+        assert tokenize("a red square").equal(expected)
+    weights.save(model, tmp_path)
+    with pytest.raises(InputError, match=r"has 49408 token ids, .*vocabulary\.txt\.gz has 520"):
+        cliploom.load(NAME, weights=tmp_path)
+
+
 def test_preprocessing_follows_the_weights_resolution(tmp_path: Path) -> None:
     weights.save(create(preset("RN14-mu-64")), tmp_path)
     _, preprocess, _ = cliploom.load(str(tmp_path))
@@ -94,6 +114,7 @@ def test_weights_on_s3(uri: str, model: CLIP, tmp_path: Path, monkeypatch: pytes
         return [storage.File(f"{uri}/{path.name}", path.stat().st_size) for path in inside]
 
     monkeypatch.setattr(storage, "files", files)
+    monkeypatch.setattr(storage, "size", lambda uri: local(uri).stat().st_size)
     monkeypatch.setattr(storage, "download", lambda uri, path: shutil.copyfile(local(uri), path))
     assert_same(cliploom.load(uri)[0], model)
     assert_same(cliploom.load(NAME, weights=uri)[0], model)

@@ -57,6 +57,7 @@ class Data(Section):
     """The image-text pairs that training reads, and how."""
 
     manifest: str | None = Field(None, description="URI of manifest.parquet, of its folder, or a pattern of shards")
+    vocabulary: str | None = Field(None, description="URI of a vocabulary file of one's own; CLIP's by default")
     max_bad_fraction: Fraction = Field(0.01, description="share of unreadable samples above which training stops")
     window_shards: Positive = Field(16, description="shards that are shuffled together")
     crop_scale: Annotated[tuple[Fraction, Fraction], Ascending] = Field(
@@ -93,17 +94,83 @@ class Index(Section):
     content_digest: bool = Field(False, description="digest the shards' whole content, not only sizes and tar headers")
 
 
+class Vocabulary(Section):
+    """A vocabulary of one's own, trained on the captions of data.manifest."""
+
+    size: int = Field(8192, ge=515, le=49408, description="token ids, bytes and start and end of text included")
+    output: str | None = Field(None, description="URI of the file to write, vocabulary.txt.gz for example")
+
+
+class Ngrams(Section):
+    """A dictionary of n-grams for the objective ngrams, counted in the captions of data.manifest."""
+
+    output: str | None = Field(None, description="URI of the file to write, ngrams.safetensors for example")
+    most: Positive = Field(142_806, description="n-grams in it, of 1 to 5 tokens: the most frequent ones")
+    min_count: Positive = Field(10, description="times that an n-gram must occur")
+
+
+class CurateQueries(Section):
+    """The words of which a caption must contain some: lists of them, and what a reference text is made of."""
+
+    lists: list[str] = Field([], description="URIs of text files with a query a line")
+    reference: str | None = Field(None, description="URI of a text, the English Wikipedia's say, to take queries from")
+    min_count: Positive = Field(100, description="times that the reference has a word, or two, to make it a query")
+    bigram_pmi: float | None = Field(None, description="pointwise mutual information, in bits, to make two words one")
+
+
+class CurateFilters(Section):
+    """Rules on single pairs; each is off unless it is set."""
+
+    min_side: Positive | None = Field(None, description="shortest side of an image, in pixels")
+    max_aspect: float | None = Field(None, ge=1, description="an image's longer side over its shorter, at most")
+    min_characters: Positive | None = Field(None, description="shortest caption")
+    max_characters: Positive | None = Field(None, description="longest caption")
+    scripts: list[str] = Field([], description="half of a caption's letters are of these Unicode scripts: [Latin]")
+
+
+class CurateDuplicates(Section):
+    """Which pairs are too much alike; each rule is off unless it is set."""
+
+    captions: bool = Field(False, description="one pair for each caption")
+    images: bool = Field(False, description="one pair for each image, byte for byte")
+    phash_distance: int | None = Field(
+        None, ge=0, le=8, description="one pair of two whose images' perceptual hashes differ in so many of 64 bits"
+    )
+    embeddings: str | None = Field(None, description=".npy or .parquet file of embeddings in the manifest's order")
+    min_cosine: float | None = Field(None, gt=0, le=1, description="one pair of two whose embeddings are so similar")
+
+
+class Curate(Section):
+    """From many pairs to those worth training on."""
+
+    manifest: str | None = Field(None, description="URI of manifest.parquet, of its folder, or a pattern of shards")
+    output: str | None = Field(None, description="URI of the folder for the shards and manifest of what is kept")
+    queries: CurateQueries = CurateQueries()
+    per_query: Positive = Field(20_000, description="most pairs that a query keeps; a pair stays if one of its does")
+    filters: CurateFilters = CurateFilters()
+    duplicates: CurateDuplicates = CurateDuplicates()
+    seed: int = Field(0, ge=0, lt=2**63, description="of the choice among a query's pairs")
+    dry_run: bool = Field(False, description="decide and report, but write no shards")
+
+
 class Model(Section):
     """Which network."""
 
     name: str = Field("ViT-B-32", description="a preset; `cliploom.list_models()` lists them")
-    weights: str | None = Field(None, description="file to start from; random weights without one")
+    weights: str | None = Field(None, description="file or folder to start from; random weights without one")
+    activation: Literal["quick_gelu", "gelu"] | None = Field(
+        None, description="of the transformers; by default that of the weights, or quick_gelu"
+    )
+    patch_dropout: float = Field(0.0, ge=0, lt=1, description="share of an image's patches that a visit leaves out")
 
 
 class Objective(Section):
     """What is learned from the pairs."""
 
-    name: Literal["contrastive"] = Field("contrastive", description="the loss")
+    name: Literal["contrastive", "sigmoid", "bag_of_words_contrastive", "captioning", "bag_of_words", "ngrams"] = Field(
+        "contrastive", description="the task whose loss is minimised"
+    )
+    ngrams: str | None = Field(None, description="dictionary for the objective ngrams, from jobs/ngrams.py")
 
 
 class Train(Section):
@@ -125,12 +192,16 @@ class Train(Section):
     learning_rate: float = Field(5e-4, gt=0, description="the highest, after warm-up")
     warmup_samples: int = Field(0, ge=0, description="samples of linear warm-up")
     weight_decay: float = Field(0.2, ge=0, description="decoupled; not on gains, biases and logit scale")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate with each block before the last")
+    lock: Literal["none", "image", "text"] = Field("none", description="tower that stays as it is")
     beta1: Fraction = Field(0.9, description="AdamW")
     beta2: Fraction = Field(0.98, description="AdamW")
     epsilon: float = Field(1e-6, gt=0, description="AdamW")
     max_gradient_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     norm_batch_size: Positive = Field(32, description="consecutive samples that a ResNet's BatchNorm normalises over")
     text_buckets: Positive = Field(1, description="length buckets a micro-batch's captions are encoded in")
+    activation_checkpointing: bool = Field(False, description="keep blocks' inputs alone, for memory, and recompute")
+    compile: bool = Field(False, description="compile the transformers' blocks at the first step")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="the last so many whole checkpoints stay")
     max_failures: int = Field(3, ge=0, description="restarts of failed workers before the run gives up")
@@ -186,6 +257,9 @@ class Config(Section):
     data: Data = Data()
     prepare: Prepare = Prepare()
     index: Index = Index()
+    curate: Curate = Curate()
+    vocabulary: Vocabulary = Vocabulary()
+    ngrams: Ngrams = Ngrams()
     model: Model = Model()
     objective: Objective = Objective()
     train: Train = Train()
@@ -310,6 +384,8 @@ def _type_name(kind: Any) -> str:
             return arguments[0]
         case origin if origin is tuple:
             return f"[{', '.join(arguments)}]"
+        case origin if origin is list:
+            return f"[{arguments[0]}, ...]"
         case origin if origin is dict:
             return f"{{{': '.join(arguments)}}}"
         case _:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from cliploom import storage
 if TYPE_CHECKING:
     from cliploom.data.tokenizer import Tokenizer
     from cliploom.data.transforms import Preprocess
-    from cliploom.models import CLIP
+    from cliploom.data.vocabulary import Vocabulary
+    from cliploom.models import CLIP, ModelConfig
 
 _REGISTRY = "models:/"
 
@@ -39,54 +41,75 @@ def load(
 
     Returns:
         The model; the preprocessing, from a PIL image to a normalised fp32 [3, H, W]; the tokenizer, from a text or
-        a list of them to int64 [B, 77].
+        a list of them to int64 [B, 77], by the vocabulary that lies beside the weights, or else by CLIP's.
 
     Raises:
-        InputError: there is no such model, version or file, or the weights don't fit.
+        InputError: there is no such model, version or file; or the weights don't fit, or not the vocabulary.
     """
     from cliploom.data.tokenizer import Tokenizer
     from cliploom.data.transforms import Preprocess
 
-    model = _model(name, weights, registry_uri).eval()
-    return model, Preprocess(model.config.image_size), Tokenizer()
+    model, vocabulary = _model(name, weights, registry_uri)
+    tokenizer = Tokenizer(model.config.context_length, vocabulary)
+    return model.eval(), Preprocess(model.config.image_size), tokenizer
 
 
-def _model(name: str, weights: str | Path | None, registry_uri: str | None) -> CLIP:
+def _model(name: str, weights: str | Path | None, registry_uri: str | None) -> tuple[CLIP, Vocabulary]:
     from cliploom import models
-    from cliploom.models import weights as files
+    from cliploom.data import vocabulary as vocabularies
 
-    if name.startswith(_REGISTRY):
-        return _registered(name, registry_uri)
-    if weights is None and name not in models.list_models() and (storage.is_s3(name) or Path(name).exists()):
-        with _local(name) as path:
-            return files.load(path)
+    known = name in models.list_models()
+    if name.startswith(_REGISTRY) or (weights is None and not known and (storage.is_s3(name) or Path(name).exists())):
+        return _stored(name, registry_uri)
     config = models.preset(name)
     if weights is None:
-        return models.create(config)
-    with _local(str(weights)) as path:
-        return files.load(path, config)
+        return models.create(config), vocabularies.clip()
+    return _stored(str(weights), registry_uri, config)
 
 
-def _registered(name: str, registry_uri: str | None) -> CLIP:
-    from cliploom import config, registry
+def _stored(uri: str, registry_uri: str | None, preset: ModelConfig | None = None) -> tuple[CLIP, Vocabulary]:
+    """The model of the weights at `uri`; with `preset` it is to be that one, but for the size of the vocabulary."""
+    from cliploom.data import vocabulary as vocabularies
     from cliploom.models import weights as files
 
-    uri = registry_uri or registry.store_uri(config.Config())
-    version = registry.resolve(uri, name)
-    with tempfile.TemporaryDirectory() as folder:
-        return files.load(registry.download(uri, version, Path(folder)))
+    with local_weights(uri, registry_uri) as path:
+        model = files.load(path)
+        place = uri if storage.name(uri) == files.WEIGHTS else str(path)  # such a file was fetched alone
+        vocabulary = vocabularies.of_model(place, model.config.vocab_size)
+        wanted = replace(preset or model.config, vocab_size=vocabulary.size)
+        # Read again only for another resolution or activation, or to be told what does not fit.
+        return model if model.config == wanted else files.load(path, wanted), vocabulary
 
 
 @contextmanager
-def _local(uri: str) -> Iterator[Path]:
-    """The file or folder at `uri` as a local path, for as long as the context lasts."""
-    if not storage.is_s3(uri):
+def local_weights(uri: str, registry_uri: str | None = None) -> Iterator[Path]:
+    """The file or folder of weights at `uri` as a local path, for as long as the context lasts.
+
+    Args:
+        uri: a path, an s3:// URI, or a version in the registry (`models:/NAME@champion`).
+        registry_uri: of MLflow; by default where jobs without a setting put it.
+
+    Raises:
+        InputError: there is nothing.
+    """
+    if not uri.startswith(_REGISTRY) and not storage.is_s3(uri):
         yield storage.local(uri)
         return
     with tempfile.TemporaryDirectory() as folder:
-        inside = storage.files(uri)
-        for file in inside:
-            storage.download(file.uri, Path(folder) / file.uri.removeprefix(uri.rstrip("/") + "/"))
-        if not inside:
-            storage.download(uri, Path(folder) / storage.name(uri))
-        yield Path(folder) if inside else Path(folder) / storage.name(uri)
+        yield _registered(uri, registry_uri, Path(folder)) if uri.startswith(_REGISTRY) else _fetched(uri, Path(folder))
+
+
+def _registered(name: str, registry_uri: str | None, folder: Path) -> Path:
+    from cliploom import config, registry
+
+    uri = registry_uri or registry.store_uri(config.Config())
+    return registry.download(uri, registry.resolve(uri, name), folder)
+
+
+def _fetched(uri: str, folder: Path) -> Path:
+    inside = storage.files(uri)
+    for file in inside:
+        storage.download(file.uri, folder / file.uri.removeprefix(uri.rstrip("/") + "/"))
+    if not inside:
+        storage.download(uri, folder / storage.name(uri))
+    return folder if inside else folder / storage.name(uri)

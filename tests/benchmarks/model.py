@@ -1,219 +1,195 @@
-"""`make bench`: training step, tokenizer and loss beside open_clip's, on this machine, in one run.
+"""`make bench`: training step, loss and tokenizer beside open_clip's, on this machine's CPU, in one run.
 
-Each side is timed in turn, best of several rounds, with the same threads. Ratios are open_clip's seconds over ours.
-Options: a preset's name (default ViT-B-32), and `--batch N`.
+open_clip has an environment of its own (`.venv-peer`, made by `make bench`), each measurement a process of its own, and
+the two sides take turns. Each gets its best: of threads, of compiling or not, and open_clip in bf16 of autocast and of
+bf16 weights. Ratios are of samples a second. The bound is what a matrix product's FLOP rate would allow for the
+operations that the step needs, backward taken as twice forward.
+
+    model.py [PRESET ...]    by default ViT-B-32 in depth, and the other presets of the paper with 77-token captions
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import itertools
 import json
-import platform
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from reference_models import random_open_clip_model
+from machine import machine
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from cliploom import models
 from cliploom.data.tokenizer import Tokenizer
-from cliploom.objectives import Ranks, contrastive
-from cliploom.training.step import MicroBatch, loss_and_gradients
-from reference import import_open_clip
 
-ROUNDS = 3
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PEER = ROOT / ".venv-peer" / "bin" / "python"
 SENTENCE = "a photo of the small red dog that runs over green grass near an old stone house by the river in summer"
 WORDS = SENTENCE.split()
+# Samples a step of the other presets: what a step of some ten seconds has.
+BATCHES = {
+    "RN50": 8,
+    "RN101": 8,
+    "RN50x4": 4,
+    "RN50x16": 2,
+    "RN50x64": 1,
+    "ViT-B-16": 8,
+    "ViT-L-14": 2,
+    "ViT-L-14-336": 1,
+}
+PRECISIONS = {"fp32": ["fp32"], "bf16": ["amp_bf16", "pure_bf16"]}  # ours: open_clip's
+Row = dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and print a table; with --json, one line of JSON as well."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default="ViT-B-32")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--json", action="store_true")
+    """Measure, print a table, and write the figures with --output."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", help="steps of these alone, with 77-token captions")
+    parser.add_argument("--batch", type=int, default=16, help="samples a step of ViT-B-32")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
-    rows = [*steps(options.model, options.batch), tokenizer(), loss()]
-    table = Table(
-        title=f"{options.model}, batch {options.batch}, {torch.get_num_threads()} threads", title_justify="left"
-    )
-    for column in ("what", "open_clip", "cliploom", "ratio", "bound"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for row in rows:
-        table.add_row(*(str(row[key]) for key in ("what", "open_clip", "cliploom", "ratio", "bound")))
-    Console(width=110).print(table)
-    if options.json:
-        print(json.dumps({"machine": machine(), "rows": rows}))
+    if not PEER.exists():
+        sys.exit("error: there is no .venv-peer: run make bench")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.presets:
+            rows += steps("ViT-B-32", options.batch, ("natural", "full"), True, Path(folder))
+            rows += [loss(), *tokenizer(Path(folder))]
+        for name in options.presets or BATCHES:
+            rows += steps(name, BATCHES.get(name, options.batch), ("full",), False, Path(folder))
+    show(rows)
+    if options.output:
+        report = {**machine(), "command": " ".join(["tests/benchmarks/model.py", *argv]), "rows": rows}
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def captions(count: int, seed: int = 0) -> list[str]:
+def steps(name: str, batch: int, captions: tuple[str, ...], thorough: bool, folder: Path) -> list[Row]:
+    """Training steps of a preset in both precisions; `thorough` tries compiled models too."""
+    rows = []
+    for kind, precision in itertools.product(captions, PRECISIONS):
+        file = write_batch(name, batch, kind, folder)
+        compiled = (False, True) if thorough else (False,)
+        cores = len(os.sched_getaffinity(0))
+        threads = range(1, cores + 1) if thorough else [cores]
+        shared = {"what": "step", "model": name, "batch": str(file), "rounds": 3}
+        slow = fastest(PEER, shared, PRECISIONS[precision], compiled, threads)
+        fast = fastest(Path(sys.executable), shared, [precision], compiled, threads)
+        rate = ask(Path(sys.executable), {"what": "peak", "precision": DTYPES[precision], "threads": 2, "rounds": 5})
+        work = ask(Path(sys.executable), shared | {"what": "flops", "threads": 1})
+        bound = batch * rate["flops"] / work["flops"]
+        what = f"step, {name}, batch {batch}, {precision}, {'12-word' if kind == 'natural' else '77-token'} captions"
+        rows.append(compared(what, "samples/s", batch / slow["seconds"], batch / fast["seconds"]))
+        rows[-1] |= {"open_clip ran": slow["ran"], "cliploom ran": fast["ran"], "bound": bound}
+        rows[-1] |= {"reached": rows[-1]["cliploom"] / bound}
+        print(rows[-1], flush=True)
+    return rows
+
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def fastest(
+    python: Path, request: Row, precisions: Sequence[str], compiled: Sequence[bool], threads: Sequence[int]
+) -> Row:
+    """The answer of the fastest of all choices, with what was chosen."""
+    answers = []
+    for precision, compiling, count in itertools.product(precisions, compiled, threads):
+        if compiling and count < threads[-1]:
+            continue  # what a compiler gains does not turn the order of threads
+        answer = ask(python, request | {"precision": precision, "compile": compiling, "threads": count})
+        ran = f"{precision}, {count} threads{', compiled' if compiling else ''}"
+        answers.append(answer | {"ran": ran})
+    return min(answers, key=lambda answer: float(answer["seconds"]))
+
+
+def ask(python: Path, request: Row) -> Row:
+    """A side's answer to a request, from a process of its own."""
+    side = HERE / ("peer.py" if python == PEER else "ours.py")
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": str(request["threads"])}
+    done = subprocess.run([python, side, json.dumps(request)], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"error: {side.name} {json.dumps(request)} failed:\n{done.stderr[-2000:]}")
+    answer: Row = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def loss(count: int = 16384, width: int = 512) -> Row:
+    """The loss with its gradients."""
+    request = {"what": "loss", "count": count, "width": width, "threads": 2, "rounds": 3}
+    slow, fast = ask(PEER, request), ask(Path(sys.executable), request)
+    row = compared(f"loss, N={count}, d={width}, fp32", "samples/s", count / slow["seconds"], count / fast["seconds"])
+    row |= {"open_clip MiB": slow["mebibytes"], "cliploom MiB": fast["mebibytes"]}
+    print(row, flush=True)
+    return row | {"memory ratio": fast["mebibytes"] / slow["mebibytes"]}
+
+
+def tokenizer(folder: Path) -> list[Row]:
+    """Captions a second: new ones, and those seen before."""
+    texts = make_captions(20000, 1)
+    (folder / "texts.json").write_text(json.dumps(texts))
+    request = {"what": "tokenizer", "texts": str(folder / "texts.json"), "threads": 1, "rounds": 3}
+    slow, fast = ask(PEER, request), ask(Path(sys.executable), request)
+    return [
+        compared(f"tokenizer, 12 words, {kind}", "captions/s", len(texts) / slow[key], len(texts) / fast[key])
+        for kind, key in (("seen words", "seconds"), ("a fresh process", "cold_seconds"))
+    ]
+
+
+def make_captions(count: int, seed: int) -> list[str]:
     """Captions of natural length: 5 to 19 words, 12 in the mean."""
     random = np.random.default_rng(seed)
     return [" ".join(random.choice(WORDS, random.integers(5, 20))) for _ in range(count)]
 
 
-def steps(name: str, batch: int) -> list[dict[str, Any]]:
-    """Forward and backward of a batch: natural captions and full ones, fp32 and bf16."""
-    rows: list[dict[str, Any]] = []
-    config = models.preset(name)
-    pixels = torch.randint(0, 256, (batch, 3, config.image_size, config.image_size), dtype=torch.uint8)
-    natural = Tokenizer()(captions(batch))
-    full = torch.full((batch, 77), 320)
-    full[:, 0], full[:, -1] = 49406, 49407
-    for precision in (torch.float32, torch.bfloat16):
-        ours = models.create(config, seed=0)
-        theirs = random_open_clip_model(config).train()
-        peak = matmul_rate(precision)
-        for kind, tokens in (("natural captions", natural), ("77-token captions", full)):
-            fast = best(our_step(ours.to(precision), pixels, tokens.int()))
-            slow = best(their_step(theirs, pixels, tokens, precision))
-            flops = 3 * forward_flops(ours, pixels, tokens)  # backward is twice the forward
-            row(rows, f"step, {str(precision).removeprefix('torch.')}, {kind}", slow, fast, batch, "samples/s")
-            rows[-1]["bound"] = f"{flops / fast / peak:.0%} of a matrix product's rate"
-    return rows
+def write_batch(name: str, batch: int, kind: str, folder: Path) -> Path:
+    """A file of random pixels and of captions."""
+    size = models.preset(name).image_size
+    pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    tokens = Tokenizer()(make_captions(batch, 0))
+    if kind == "full":
+        tokens = torch.full((batch, 77), 320)
+        tokens[:, 0], tokens[:, -1] = 49406, 49407
+    file = folder / f"{name}-{kind}.pt"
+    torch.save({"pixels": pixels, "tokens": tokens.long()}, file)
+    return file
 
 
-def our_step(model: models.CLIP, pixels: Tensor, tokens: Tensor) -> Callable[[], Any]:
-    class Network:
-        device = torch.device("cpu")
-        dtype = model.text_projection.dtype
-
-        def forward(self, *inputs: Any) -> Any:
-            return model(*inputs)
-
-        def backward(self, loss: Tensor, last: bool) -> None:
-            loss.backward()
-
-    def step() -> None:
-        model.zero_grad()
-        loss_and_gradients(Network(), [MicroBatch(pixels, tokens)], Ranks([len(pixels)]), 2, lambda _: True)
-
-    return step
+def compared(what: str, unit: str, theirs: float, ours: float) -> Row:
+    return {"what": what, "unit": unit, "open_clip": theirs, "cliploom": ours, "ratio": ours / theirs}
 
 
-def their_step(model: nn.Module, pixels: Tensor, tokens: Tensor, precision: torch.dtype) -> Callable[[], Any]:
-    open_clip = import_open_clip()
-    criterion = open_clip.ClipLoss()
-
-    def step() -> None:
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            images = models.normalize_pixels(pixels, torch.float32)
-            criterion(*model(images, tokens)).backward()
-
-    return step
-
-
-def forward_flops(model: models.CLIP, pixels: Tensor, tokens: Tensor) -> int:
-    """Counted by torch, of the work that counts: captions cut after their ends."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.encode_image(models.normalize_pixels(pixels, model.text_projection.dtype))
-        model.encode_text(tokens)
-    return int(counter.get_total_flops())
-
-
-def matmul_rate(precision: torch.dtype) -> float:
-    """FLOP/s of a large matrix product."""
-    a, b = (torch.randn(2048, 2048).to(precision) for _ in range(2))
-    return 2 * 2048**3 / best(lambda: a @ b)
-
-
-def tokenizer() -> dict[str, Any]:
-    """Captions a second, both warm: every word seen before."""
-    open_clip = import_open_clip()
-    texts = captions(4000, seed=1)
-    ours, theirs = Tokenizer(), open_clip.tokenizer.SimpleTokenizer()
-    rows: list[dict[str, Any]] = []
-    row(rows, "tokenizer, 12 words", best(lambda: theirs(texts)), best(lambda: ours(texts)), len(texts), "captions/s")
-    return rows[0]
-
-
-def loss(batch: int = 8192, width: int = 512) -> dict[str, Any]:
-    """Loss with gradients; extra peak memory of each in a process of its own."""
-    open_clip = import_open_clip()
-    image, text = (nn.functional.normalize(torch.randn(batch, width), dim=-1) for _ in range(2))
-    scale = torch.tensor(14.3)
-    criterion = open_clip.ClipLoss()
-
-    def theirs() -> None:
-        leaves = [t.clone().requires_grad_() for t in (image, text)]
-        criterion(*leaves, scale).backward()
-
-    slow, fast = best(theirs), best(lambda: contrastive(image, text, scale, Ranks([batch])))
-    rows: list[dict[str, Any]] = []
-    row(rows, f"loss, N={batch}, d={width}", slow, fast, batch, "samples/s")
-    rows[0]["bound"] = "memory " + " against ".join(
-        f"{peak_memory(which, batch, width):.0f}" for which in ("theirs", "ours")
-    )
-    rows[0]["bound"] += " MiB"
-    return rows[0]
-
-
-def peak_memory(which: str, batch: int, width: int) -> float:
-    """MiB above what was held before, of one call in a fresh process."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import model; model.one_loss({which!r}, {batch}, {width})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def one_loss(which: str, batch: int, width: int) -> None:
-    """Print the growth of the peak, in MiB, that one loss with gradients causes."""
-    open_clip = import_open_clip()
-    image, text = (nn.functional.normalize(torch.randn(batch, width), dim=-1).requires_grad_() for _ in range(2))
-    small = [t[:64].detach().clone().requires_grad_() for t in (image, text)]
-    for features in (small, [image, text]):  # the small one loads the libraries
-        before = high_water(reset=True)
-        if which == "theirs":
-            open_clip.ClipLoss()(*features, torch.tensor(14.3)).backward()
-        else:
-            own, other = (f.detach() for f in features)
-            contrastive(own, other, torch.tensor(14.3), Ranks([len(own)]))
-    print((high_water() - before) / 1024)
-
-
-def high_water(reset: bool = False) -> int:
-    """The most memory that this process has held, in KiB; since now where it is `reset` (Linux alone)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-
-
-def row(rows: list[dict[str, Any]], what: str, slow: float, fast: float, count: int, unit: str) -> None:
-    rates = {"open_clip": f"{count / slow:,.1f} {unit}", "cliploom": f"{count / fast:,.1f} {unit}"}
-    rows.append({"what": what, **rates, "ratio": f"{slow / fast:.2f}", "bound": ""})
-
-
-def best(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several rounds, after one that warms up."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    return {
-        "commit": commit,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": platform.processor(),
-    }
+def show(rows: list[Row]) -> None:
+    """The table."""
+    table = Table(title=f"{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores", title_justify="left")
+    for column in ("what", "open_clip", "cliploom", "ratio", "bound", "reached"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        details = (
+            f"\nopen_clip: {row['open_clip ran']}; cliploom: {row['cliploom ran']}" if "cliploom ran" in row else ""
+        )
+        if "memory ratio" in row:
+            details = (
+                f"\nmemory {row['open_clip MiB']:,.0f} -> {row['cliploom MiB']:,.0f} MiB, {row['memory ratio']:.3f}"
+            )
+        table.add_row(
+            row["what"] + details,
+            f"{row['open_clip']:,.2f}",
+            f"{row['cliploom']:,.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['bound']:,.2f}" if "bound" in row else "",
+            f"{row['reached']:.0%}" if "bound" in row else "",
+        )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from cliploom.data.plan import Plan, micro_batches, rank_span, work_items
+from cliploom.data.plan import Plan, kept_patches, micro_batches, rank_span, work_items
 
 shards = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 seeds = st.integers(0, 2**63 - 1)
@@ -109,3 +110,22 @@ def test_the_order_of_a_known_plan_stays() -> None:
     plan = Plan([3, 4, 5], seed=7, window_shards=2)
     assert [sample[1:] for sample in visits(plan, 0, 6)] == [(1, 1), (1, 3), (1, 2), (0, 0), (1, 0), (0, 1)]
     assert plan.randomness(0, 1, 2).random(2).tolist() == [0.3259678951946161, 0.6273441729524653]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.data())
+def test_kept_patches_are_a_function_of_the_visit_alone(seed: int, total: int, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(1, total))
+    samples = np.array([[0, 1, 2], [1, 1, 2], [0, 1, 3], [0, 1, 2], [-1, -1, -1]])
+    found = kept_patches(seed, samples, total, kept)
+    assert found.shape == (5, kept)
+    assert found.dtype == np.int64
+    assert all(len(set(row)) == kept and 0 <= row[0] <= row[-1] < total and list(row) == sorted(row) for row in found)
+    assert np.array_equal(found[0], found[3])
+    assert np.array_equal(kept_patches(seed, samples[2:3], total, kept), found[2:3])
+
+
+def test_every_patch_is_dropped_as_often_as_others() -> None:
+    samples = np.array([[0, 0, index] for index in range(4000)])
+    counts = np.bincount(kept_patches(3, samples, 16, 4).ravel(), minlength=16)
+    assert counts.sum() == 16000
+    assert np.abs(counts - 1000).max() < 150  # five standard deviations

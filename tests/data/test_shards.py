@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploom.data import shards
+from cliploom.data.faults import BadSample
 from cliploom.data.shards import Fault, ShardWriter, index_shard, read_samples
 from cliploom.errors import InputError
 
@@ -188,5 +189,5 @@ def test_reading_a_shard_that_changed_or_is_gone_names_it(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("member", [b"no json", b"[]", b"{}", b'{"captions": "one"}', b'{"captions": [1]}', b"\xff"])
 def test_captions_that_are_none(member: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - json's and unicode's errors are kinds of it
+    with pytest.raises(BadSample, match="no captions" if member[:1] in b"[{" else "not UTF-8 text"):
         shards.captions(shards.Shard("u", 0, "", 1, "json"), member)

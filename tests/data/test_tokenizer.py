@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import reference
-from cliploom.data import tokenizer as tokenizers
+from cliploom.data import pieces, vocabulary
 from cliploom.data.tokenizer import Tokenizer
+from cliploom.data.vocabulary import Vocabulary
 
 NASTY = [
     "",
@@ -66,14 +67,25 @@ ANYTHING = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def tokenize() -> Tokenizer:
-    return Tokenizer()
+@pytest.fixture(scope="module", params=["clip", "own"])
+def own(request: pytest.FixtureRequest) -> Vocabulary | None:
+    """All tests are of CLIP's vocabulary and of one that is trained on nasty captions."""
+    return vocabulary.train([*NASTY, *NASTY], 850) if request.param == "own" else None
 
 
 @pytest.fixture(scope="module")
-def expected() -> Any:
-    return reference.import_open_clip().tokenizer.SimpleTokenizer()
+def tokenize(own: Vocabulary | None) -> Tokenizer:
+    return Tokenizer(vocabulary=own)
+
+
+@pytest.fixture(scope="module")
+def expected(own: Vocabulary | None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    tokenizers = reference.import_open_clip().tokenizer
+    if own is None:
+        return tokenizers.SimpleTokenizer()
+    path = tmp_path_factory.mktemp("own") / "vocabulary.txt.gz"
+    path.write_bytes(own.pack())
+    return tokenizers.SimpleTokenizer(bpe_path=str(path))
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -91,7 +103,7 @@ def test_ids_are_the_reference_s_for_anything(tokenize: Tokenizer, expected: Any
 @example("œ’s")
 @settings(max_examples=1000, deadline=None)
 def test_passing_over_ftfy_changes_nothing(text: str) -> None:
-    assert tokenizers._fix(text) == ftfy.fix_text(text)
+    assert pieces._fix(text) == ftfy.fix_text(text)
 
 
 @pytest.mark.parametrize("unit", ["a", "word ", "é", "写", "😀", "!", "1", "x1", "&amp;", "a&amp;b ", "<end_of_text>"])
@@ -124,13 +136,21 @@ def test_every_row_holds_start_and_end(tokenize: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("length", [3, 16, 80])
-def test_other_context_lengths(expected: Any, length: int) -> None:
+def test_other_context_lengths(own: Vocabulary | None, expected: Any, length: int) -> None:
     texts = ["a rather long caption of a dog, " * 5, "a dog", ""]
-    assert Tokenizer(length)(texts).equal(expected(texts, length))
+    assert Tokenizer(length, own)(texts).equal(expected(texts, length))
+
+
+def test_end_of_text_is_the_highest_id(tokenize: Tokenizer, expected: Any) -> None:
+    assert (tokenize.sot, tokenize.eot) == (expected.sot_token_id, expected.eot_token_id)
+    assert tokenize.vocabulary.size == expected.vocab_size == tokenize.eot + 1
+    assert tokenize(NASTY).max() == tokenize.eot
 
 
 def test_pickling_keeps_the_ids(tokenize: Tokenizer) -> None:
-    copy = pickle.loads(pickle.dumps(tokenize))
+    pickled = pickle.dumps(tokenize)
+    assert len(pickled) < 10_000  # CLIP's vocabulary, which is everywhere, does not travel
+    copy = pickle.loads(pickled)
     assert np.array_equal(copy.encode_batch(NASTY), tokenize.encode_batch(NASTY))
 
 

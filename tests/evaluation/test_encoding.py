@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,18 +10,22 @@ import torch
 from torch.nn import functional as F
 
 import evaluation_sets as sets
+from cliploom import models
+from cliploom.data import vocabulary
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess
+from cliploom.errors import InputError
 from cliploom.evaluation import encoding
 from cliploom.evaluation.datasets import Sample
 from cliploom.evaluation.encoding import Encoder
-from cliploom.evaluation.model import Model
+from cliploom.evaluation.model import Model, publish
 from cliploom.evaluation.preparing import Batch, prepare_classes, prepare_samples
+from cliploom.models import weights
 
 
 def _prepared(samples: list[Sample], model: Model) -> Batch:
     with ThreadPoolExecutor(2) as threads:
-        return prepare_samples(samples, model.image_size, model.context_length, threads)
+        return prepare_samples(samples, model, threads)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_prompt_ensemble_is_the_normalised_mean_of_normalised_embeddings(
     monkeypatch.setattr(encoding, "TEXTS_AT_ONCE", 4)  # groups straddle lots, and lots are sorted by length
     names = ["cat", "a much longer name of a class with many words", "dog", "ox"]
     templates = ["{c}", "a photo of {c}, taken at night", "{c} and {c}"]
-    found = encoder.encode(prepare_classes(names, templates, model.context_length))
+    found = encoder.encode(prepare_classes(names, templates, model))
     tokenize = Tokenizer()
     for name, row in zip(names, found.texts, strict=True):
         with torch.inference_mode():
@@ -55,6 +61,24 @@ def test_prompt_ensemble_is_the_normalised_mean_of_normalised_embeddings(
         torch.testing.assert_close(torch.from_numpy(row), expected, atol=1e-6, rtol=1e-5)
     assert found.captions.tolist() == names
     assert len(found) == 0
+
+
+def test_texts_are_those_of_the_model_s_own_vocabulary(tmp_path: Path) -> None:
+    own = vocabulary.train(["a photo of a cat", "a photo of a dog"] * 2, 520)
+    weights.save(models.create(replace(models.preset("ViT-mu-8-32"), vocab_size=520), seed=0), tmp_path / "weights")
+    (tmp_path / "weights" / vocabulary.NAME).write_bytes(own.pack())
+    model = publish(tmp_path / "weights", str(tmp_path / "published"), "mu")
+    expected = Tokenizer(vocabulary=own)(["a photo of a cat", "a photo of an ox"]).numpy()
+    assert np.array_equal(prepare_classes(["a cat", "an ox"], ["a photo of {c}"], model).tokens, expected)
+    sample = Sample("a", None, None, b"a photo of a cat\na photo of an ox")
+    assert np.array_equal(_prepared([sample], model).tokens, expected)
+    (tmp_path / "weights" / vocabulary.NAME).write_bytes(replace(own, merges=own.merges[::-1]).pack())
+    with pytest.raises(InputError, match="damaged: line"):
+        publish(tmp_path / "weights", str(tmp_path / "published"), "mu")
+    other = replace(own, merges=(*own.merges[:-1], ("x", "y")))
+    (tmp_path / "weights" / vocabulary.NAME).write_bytes(other.pack())
+    again = publish(tmp_path / "weights", str(tmp_path / "published"), "mu")
+    assert again.digest != model.digest, "features of other tokens would be taken for these"
 
 
 def test_samples_that_cannot_be_used_get_a_cause_and_harm_no_other(encoder: Encoder, model: Model) -> None:

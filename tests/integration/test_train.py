@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ import safetensors.torch
 import torch
 import yaml
 
+import cliploom
 import pairs
 import servers
 from cliploom.data import manifest
@@ -103,6 +105,29 @@ def test_a_submitted_job_trains_and_registers(uninterrupted: Path) -> None:
     found = losses(uninterrupted, "whole")
     assert sorted(found) == list(range(1, STEPS + 1))
     assert min(found[STEPS]) < min(found[1])
+
+
+def test_a_locked_image_tower_from_weights_gets_a_new_text_tower_and_loss(
+    head: Head, shards: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(uninterrupted / "whole" / "export", start)
+    settings = {"samples": 6 * BATCH, "lock": "image", "layer_decay": 0.9, "checkpoint_steps": 3}
+    config = write_config(tmp_path, shards, "tuned", **settings)
+    options = [f"model.weights={start}", "objective.name=sigmoid", "model.patch_dropout=0.25"]
+    command = [sys.executable, "jobs/train.py", "--config", str(config), *options]
+    environment = {**os.environ, **head.environment, "RAY_ADDRESS": head.address}
+    answer = subprocess.run(command, cwd=servers.ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    before, after = weights(uninterrupted, "whole"), weights(tmp_path, "tuned")
+    assert after.keys() == before.keys() | {"logit_bias"}
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == name.startswith("visual."), name
+    shutil.rmtree(start)  # the run has its own copy
+    again = subprocess.run(command, cwd=servers.ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    model, _, _ = cliploom.load(str(tmp_path / "tuned" / "export"))
+    assert model.config.logit_bias
 
 
 def test_a_job_without_the_token_is_refused(head: Head, tmp_path: Path) -> None:

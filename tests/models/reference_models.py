@@ -32,8 +32,10 @@ def random_open_clip_model(config: ModelConfig) -> Any:
         heads=config.text_heads,
         layers=config.text_layers,
     )
+    bias = {"init_logit_bias": 0.0} if config.logit_bias else {}
+    quick = config.activation == "quick_gelu"
     with torch.device("meta"):  # its own initialisation takes longer than all the rest
-        made = model.CLIP(config.embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
+        made = model.CLIP(config.embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=quick, **bias).eval()
     made.to_empty(device="cpu")
     made.attn_mask = torch.full((config.context_length, config.context_length), float("-inf")).triu_(1)
     randomize(made)

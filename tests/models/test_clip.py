@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from cliploom.models import CLIP, create, list_models, normalize_pixels, preset
+from cliploom.models import (
+    CLIP,
+    ModelConfig,
+    checkpoint_activations,
+    compile_blocks,
+    create,
+    list_models,
+    normalize_pixels,
+    preset,
+)
 from models.reference_models import captions, pictures, random_open_clip_model, randomize
 from reference import import_torchvision
 
@@ -40,25 +50,32 @@ def test_embeddings_are_open_clips(name: str) -> None:
     torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "ViT-Ti-8-64"])
-def test_open_clip_loads_our_state_strictly(name: str) -> None:
-    config = preset(name)
+VARIANTS = [
+    preset("ViT-mu-8-32"),
+    preset("RN14-mu-64"),
+    preset("ViT-Ti-8-64"),
+    replace(preset("ViT-mu-8-32"), activation="gelu", logit_bias=True),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_open_clip_loads_our_state_strictly(config: ModelConfig) -> None:
     ours, theirs = create(config, seed=3).eval(), random_open_clip_model(config)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     images = pictures(config, 2)
     torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_open_clips(name: str) -> None:
-    config = preset(name)
+@pytest.mark.parametrize("config", VARIANTS)
+def test_gradients_are_open_clips(config: ModelConfig) -> None:
     theirs = random_open_clip_model(config).double().train()
     ours = CLIP(config).double().train()
     ours.load_state_dict(theirs.state_dict())
     images, tokens = pictures(config, 4).double(), captions(4)
     for model in (ours, theirs):
         features = torch.cat([model.encode_image(images), model.encode_text(tokens)])
-        (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+        loss = (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum()
+        (loss + sum(p.sum() for name, p in model.named_parameters() if name.startswith("logit_"))).backward()
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-10, rtol=1e-8, msg=name)
@@ -69,7 +86,7 @@ def test_columns_past_the_longest_text_change_nothing() -> None:
     model = create(preset("ViT-mu-8-32"), seed=0).double()
     tokens = captions(8, longest=12)
     longest = int(tokens.argmax(-1).max()) + 1
-    whole = model._encode_text(tokens)
+    whole = model._encode_texts([tokens])
     assert longest <= 12
     torch.testing.assert_close(model.encode_text(tokens), whole, atol=1e-12, rtol=0)
     torch.testing.assert_close(model.encode_text(tokens[:, :longest].int()), whole, atol=1e-12, rtol=0)
@@ -138,10 +155,76 @@ def test_checkpointing_changes_no_gradient(model: CLIP) -> None:
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
     plain = gradients()
-    model.set_grad_checkpointing()
-    assert model.transformer.grad_checkpointing
+    checkpoint_activations(model)
+    assert model.transformer.recompute
     for got, expected in zip(gradients(), plain, strict=True):
         assert torch.equal(got, expected)
+
+
+def test_compiled_blocks_compute_the_same(model: CLIP) -> None:
+    images, tokens = pictures(model.config, 4), captions(4)
+    expected = model(images, tokens)
+    names = list(model.state_dict())
+    compile_blocks(model)
+    for got, plain in zip(model(images, tokens), expected, strict=True):
+        torch.testing.assert_close(got, plain, atol=1e-5, rtol=1e-5)
+    assert list(model.state_dict()) == names
+
+
+@torch.no_grad()
+def test_dropped_patches_are_not_seen_and_their_order_does_not_matter() -> None:
+    model = create(preset("ViT-mu-8-32"), seed=0).double()
+    images = pictures(model.config, 2).double()
+    kept = torch.tensor([[0, 3, 7], [5, 9, 15]])
+    some = model.encode_image(images, kept)
+    torch.testing.assert_close(model.encode_image(images, kept.flip(1)), some, atol=1e-12, rtol=0)
+    changed = images.clone()
+    changed[0, :, :8, 8:16] += 1  # patch 1
+    torch.testing.assert_close(model.encode_image(changed, kept), some, atol=1e-12, rtol=0)
+    changed[0, :, :8, 24:] += 1  # patch 3
+    assert (model.encode_image(changed, kept)[0] - some[0]).abs().max() > 1e-6
+    everything = torch.arange(16).expand(2, -1)
+    torch.testing.assert_close(model.encode_image(images, everything), model.encode_image(images), atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_a_bag_of_words_knows_no_order_and_no_padding() -> None:
+    model = create(replace(preset("ViT-mu-8-32"), text_layers=0), seed=0).double()
+    tokens = torch.tensor([[49406, 5, 6, 7, 49407, 0], [49406, 7, 5, 6, 49407, 9], [49406, 7, 5, 49407, 0, 0]])
+    first, shuffled, other = model.encode_text(tokens)
+    torch.testing.assert_close(shuffled, first, atol=1e-12, rtol=0)
+    assert (other - first).abs().max() > 1e-3
+    mean = model.token_embedding.weight[[5, 6, 7]].mean(0)
+    torch.testing.assert_close(first, model.ln_final(mean) @ model.text_projection, atol=1e-12, rtol=0)
+    assert model.encode_text(torch.tensor([[49406, 49407]])).isfinite().all()
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_locked_tower_gets_no_gradient_and_keeps_its_statistics(model: CLIP, tower: str) -> None:
+    (model.lock_image if tower == "image" else model.lock_text)()
+    model.train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    image, text, scale = model(pictures(model.config, 4), captions(4))
+    (image @ text.T * scale).sum().backward()
+    for name, parameter in model.named_parameters():
+        locked = not name.startswith("logit") and name.startswith("visual.") == (tower == "image")
+        assert (parameter.grad is None) == locked, name
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(module.training == (tower == "text") for module in norms)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_exact_scalars_take_the_place_of_rounded_ones() -> None:
+    model = create(replace(preset("ViT-mu-8-32"), logit_bias=True), seed=0).bfloat16()
+    inputs = pictures(model.config, 2), captions(2)
+    exact = torch.tensor([3.14159, -9.87654])
+    model.exact_scalars = exact
+    shared = model(*inputs)[2]
+    torch.testing.assert_close(shared, torch.stack([exact[0].exp(), exact[1]]), rtol=1e-6, atol=0)
+    shared.sum().backward()
+    assert model.logit_scale.grad is not None
+    assert model.logit_scale.grad.item() == pytest.approx(shared[0].item(), rel=2**-8)
+    assert model.logit_bias.grad == 1
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from cliploom.models import CLIP, preset
+from cliploom.errors import InputError
+from cliploom.models import CLIP, compound, forward_flops, preset
 
 # Parameters: of OpenAI's checkpoints. Operations (10^9, a multiplication and an addition being two) of one image and
 # one text of 77 tokens: open_clip's docs/model_profile.csv.
@@ -40,21 +43,24 @@ def operations(model: CLIP) -> tuple[float, float]:
     with FlopCounterMode(display=False) as image:
         model.encode_image(torch.empty(1, 3, size, size, device="meta"))
     with FlopCounterMode(display=False) as text:
-        model._encode_text(torch.empty(1, model.config.context_length, dtype=torch.int64, device="meta"))
+        model._encode_texts([torch.empty(1, model.config.context_length, dtype=torch.int64, device="meta")])
     return image.get_total_flops() / 1e9, text.get_total_flops() / 1e9
 
 
-def dropped_by_reference(model: CLIP) -> float:
-    """10^9 operations that open_clip's attention pooling spends on rows that it then drops.
+def left_out(model: CLIP) -> tuple[float, float]:
+    """10^9 operations of image and text on outputs that nothing reads, which are not computed here.
 
-    It projects a query and an output for each position and keeps the first; the first alone is computed here, as
-    OpenAI's code does.
+    Of the last block: query, scores, output and MLP of all positions but the pooled one. Of a ResNet's attention
+    pooling: query and output of all positions but the first.
     """
     config = model.config
-    if not config.is_resnet:
-        return 0.0
-    width = config.feature_width
-    return config.grid_size**2 * 2 * width * (width + config.embed_dim) / 1e9
+    positions, width = config.grid_size**2 + 1, config.vision_width
+    image = (positions - 1) * (20 * width**2 + 4 * positions * width)
+    if config.is_resnet:
+        image = (positions - 1) * 2 * config.feature_width * (config.feature_width + config.embed_dim)
+        image += (positions - 1) * 4 * positions * config.feature_width
+    length, width = config.context_length, config.text_width
+    return image / 1e9, (length - 1) * (20 * width**2 + 4 * length * width) / 1e9
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -70,7 +76,31 @@ def test_parameter_count_of_smaller_models_is_the_published(name: str) -> None:
 @pytest.mark.parametrize("name", [*PUBLISHED, *PUBLISHED_MILLIONS])
 def test_operations_are_the_published(name: str) -> None:
     model = on_meta(name)
-    image, text = operations(model)
-    _, published_image, published_text = (PUBLISHED | PUBLISHED_MILLIONS)[name]
-    assert image + dropped_by_reference(model) == pytest.approx(published_image, rel=0.01)
-    assert text == pytest.approx(published_text, rel=0.01)
+    nominal = forward_flops(model.config)
+    for own, computed, spared, published in zip(
+        nominal, operations(model), left_out(model), (PUBLISHED | PUBLISHED_MILLIONS)[name][1:], strict=True
+    ):
+        assert own / 1e9 == pytest.approx(published, rel=0.003)
+        assert computed + spared == pytest.approx(published, rel=0.003)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("RN50x4", 4), ("RN50x64", 64)])
+def test_compound_rule_gives_the_papers_widths_and_resolutions(name: str, factor: float) -> None:
+    paper, ours = preset(name), compound(preset("RN50"), factor)
+    for field in ("vision_width", "text_width", "image_size", "text_layers", "context_length", "vocab_size"):
+        assert getattr(ours, field) == getattr(paper, field), field
+
+
+@given(st.sampled_from(["RN50", "ViT-B-32", "ViT-B-16", "ViT-Ti-8-64"]), st.floats(0.2, 80))
+def test_compound_rule_spends_the_compute_it_is_given(name: str, factor: float) -> None:
+    base = preset(name)
+    scaled = compound(base, factor)
+    assert forward_flops(scaled).image / forward_flops(base).image == pytest.approx(factor, rel=0.15)
+    assert scaled.text_width / base.text_width == pytest.approx(scaled.vision_width / base.vision_width, rel=0.2)
+
+
+def test_compound_rule_refuses_what_it_cannot_make() -> None:
+    with pytest.raises(InputError, match="above 0"):
+        compound(preset("RN50"), 0)
+    with pytest.raises(InputError, match="no model of this family"):
+        compound(preset("ViT-mu-8-32"), 1e-4)

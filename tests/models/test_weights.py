@@ -129,12 +129,16 @@ def test_resnet_has_no_counterpart_in_transformers(tmp_path: Path) -> None:
         weights.save_transformers(create(RESNET), tmp_path)
 
 
-def test_another_activation_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
     weights.save_transformers(create(VIT), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["hidden_act"] = "gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="has the activation gelu; only quick_gelu is known"):
+    with pytest.raises(InputError, match="has the activations gelu, quick_gelu, one for each tower"):
+        weights.load(tmp_path)
+    config["text_config"]["hidden_act"] = config["vision_config"]["hidden_act"] = "relu"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="has the activation relu; quick_gelu and gelu are known"):
         weights.load(tmp_path)
 
 
@@ -143,11 +147,48 @@ def test_open_clips_config_tells_the_activation(quick: bool, tmp_path: Path) -> 
     model = random_model("ViT-mu-8-32")
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
-    if quick:
-        assert_same(weights.load(tmp_path), model)
-        return
-    with pytest.raises(InputError, match="has the activation gelu"):
-        weights.load(tmp_path)
+    for asked in (None, model.config):
+        loaded = weights.load(tmp_path, asked)
+        assert loaded.config.activation == ("quick_gelu" if quick else "gelu")
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"activation": "gelu"}, {"logit_bias": True}, {"text_layers": 0}, {"activation": "gelu", "text_layers": 0}],
+)
+def test_variants_come_back_as_they_were(change: dict[str, Any], tmp_path: Path) -> None:
+    model = create(dataclasses.replace(VIT, **change), seed=1)
+    weights.save(model, tmp_path)
+    assert_same(weights.load(tmp_path), model)
+
+
+@torch.no_grad()
+def test_gelu_models_of_transformers_are_read_and_written(tmp_path: Path) -> None:
+    import_torchvision()
+    from transformers import CLIPModel
+
+    ours = create(dataclasses.replace(VIT, activation="gelu"), seed=1).eval()
+    weights.save_transformers(ours, tmp_path)
+    theirs = CLIPModel.from_pretrained(tmp_path).eval()
+    images, tokens = pictures(ours.config, 3), captions(3)
+    out = theirs(input_ids=tokens, pixel_values=images)
+    torch.testing.assert_close(out.image_embeds, ours(images, tokens)[0], atol=1e-5, rtol=0)
+    assert_same(weights.load(tmp_path), ours)
+
+
+@pytest.mark.parametrize("change", [{"logit_bias": True}, {"text_layers": 0}])
+def test_what_transformers_lacks_is_not_exported(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this model differs in that"):
+        weights.save_transformers(create(dataclasses.replace(VIT, **change)), tmp_path)
+
+
+def test_a_logit_bias_that_is_asked_for_starts_as_the_sigmoid_losss(tmp_path: Path) -> None:
+    weights.save(create(VIT, seed=1), tmp_path)
+    loaded = weights.load(tmp_path, dataclasses.replace(VIT, logit_bias=True))
+    assert loaded.config.logit_bias
+    assert loaded.logit_bias.item() == -10
 
 
 @pytest.mark.parametrize("size", [16, 48, 64])

@@ -8,6 +8,7 @@ import json
 import pickletools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from PIL import Image
 
 from cliploom import models, registry
+from cliploom.data import vocabulary
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess
 from cliploom.models import weights
@@ -85,6 +87,20 @@ def test_images_give_the_model_s_embeddings(clip: models.CLIP, loaded: Any) -> N
 def test_texts_give_the_model_s_embeddings(clip: models.CLIP, loaded: Any) -> None:
     expected = clip.encode_text(Tokenizer()(TEXTS)).numpy()
     np.testing.assert_allclose(loaded.predict(pd.DataFrame({"text": TEXTS})), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_texts_are_read_by_the_model_s_own_vocabulary(clip: models.CLIP, tmp_path: Path) -> None:
+    from mlflow import pyfunc
+
+    own = vocabulary.train(TEXTS * 2, 520)
+    model = models.create(replace(clip.config, vocab_size=520), seed=0).eval()
+    weights.save(model, tmp_path / "export")
+    (tmp_path / "export" / vocabulary.NAME).write_bytes(own.pack())
+    package.write(tmp_path / "model", tmp_path / "export")
+    given = pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame({"text": TEXTS}))
+    expected = model.encode_text(Tokenizer(vocabulary=own)(TEXTS)).numpy()
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_may_mix_and_be_normalized(loaded: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_step import Plain, assert_gradients
+from test_step import Plain, assert_gradients, take_gradients
 
 import oracle
 import processes
@@ -18,7 +18,7 @@ from cliploom.config import Train
 from cliploom.models.norm import move_statistics, norms
 from cliploom.objectives import Ranks
 from cliploom.training.engine import Engine
-from cliploom.training.step import MicroBatch, loss_and_gradients
+from cliploom.training.step import MicroBatch
 
 MODEL, BATCH, GROUP = "RN14-mu-64", 16, 4
 
@@ -54,7 +54,7 @@ def plain_results(cuts: list[int]) -> list[Any]:
         network = Plain(torch.float64, make_model())
         for norm in norms(network.model):
             norm.group_size = GROUP
-        result = loss_and_gradients(network, *own_part(micro), 1, lambda _: True)
+        result = take_gradients(network, "contrastive", *own_part(micro), 1)
         move_statistics(norms(network.model))
         results.append((float(result.loss), network.gradients(), dict(network.model.named_buffers())))
     return results
@@ -63,7 +63,7 @@ def plain_results(cuts: list[int]) -> list[Any]:
 def engine_state(settings: dict[str, Any], steps: int) -> dict[str, torch.Tensor]:
     engine = Engine(models.create(models.preset(MODEL), seed=3), Train(norm_batch_size=GROUP, **settings))
     for _ in range(steps):
-        loss_and_gradients(engine, *own_part(GROUP), 1, lambda _: True)
+        take_gradients(engine, "contrastive", *own_part(GROUP), 1)
         engine.step(1e-3)
     state = engine.state(lambda _: True)
     other = Engine(models.create(models.preset(MODEL), seed=4), Train(norm_batch_size=GROUP, **settings))
@@ -93,9 +93,8 @@ def test_one_process_is_the_oracle_for_any_micro_batch() -> None:
 
 def test_running_statistics_are_the_mean_over_groups() -> None:
     [(_, _, buffers)] = plain_results([8])
-    network = Plain(torch.float64, make_model())
     images = models.normalize_pixels(make_batch()[0], torch.float64)
-    first = network.model.visual.conv1(images)
+    first = make_model().double().visual.conv1(images)
     means = torch.stack([part.mean((0, 2, 3)) for part in first.split(GROUP)]).mean(0)
     variances = torch.stack([part.var((0, 2, 3)) for part in first.split(GROUP)]).mean(0)
     torch.testing.assert_close(buffers["visual.bn1.running_mean"], 0.1 * means, rtol=1e-9, atol=1e-12)
@@ -107,7 +106,7 @@ def test_rows_that_make_no_whole_group_are_refused() -> None:
     for norm in norms(network.model):
         norm.group_size = 5
     with pytest.raises(ValueError, match="16 rows are no multiple of the group size 5"):
-        loss_and_gradients(network, *own_part(16), 1, lambda _: True)
+        take_gradients(network, "contrastive", *own_part(16), 1)
 
 
 @pytest.mark.integration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -11,16 +12,16 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import oracle
 import processes
-from cliploom import models
+from cliploom import models, objectives
 from cliploom.config import Train
 from cliploom.data.plan import micro_batches, rank_span
 from cliploom.objectives import Ranks
 from cliploom.training.engine import Engine
-from cliploom.training.step import MicroBatch, loss_and_gradients, text_buckets
+from cliploom.training.step import MicroBatch, StepResult, loss_and_gradients, text_buckets
 
 MODEL = "ViT-mu-8-32"
 BATCH = 13  # divides by nothing that it is cut into
@@ -31,12 +32,12 @@ class Plain:
 
     device = torch.device("cpu")
 
-    def __init__(self, dtype: torch.dtype, model: models.CLIP | None = None) -> None:
+    def __init__(self, dtype: torch.dtype, model: nn.Module) -> None:
         self.dtype = dtype
-        self.model = (model or models.create(models.preset(MODEL), seed=3)).to(dtype)
+        self.model = model.to(dtype)
 
-    def forward(self, images: Tensor, tokens: list[Tensor], restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, Tensor, Tensor] = self.model(images, tokens, restore)
+    def forward(self, *inputs: object) -> tuple[Tensor, ...]:
+        output: tuple[Tensor, ...] = self.model(*inputs)
         return output
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -73,40 +74,49 @@ def cut(pixels: Tensor, tokens: Tensor, world: int, rank: int, micro: int) -> tu
     return [MicroBatch(*part) for part in parts], Ranks([b - a for a, b in spans], rank)
 
 
-def oracle_gradients(dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, Tensor]]:
+def make_network(objective: str) -> nn.Module:
+    config = models.preset(MODEL)
+    ngrams = objectives.count_ngrams([make_batch()[1]], config.vocab_size, most=600, min_count=1)
+    return objectives.create(objective, config, 3, ngrams)
+
+
+def take_gradients(network: Any, objective: str, micros: list[MicroBatch], ranks: Ranks, buckets: int) -> StepResult:
+    return loss_and_gradients(network, micros, ranks, buckets, objectives.objective(objective).loss, lambda _: True)
+
+
+def oracle_gradients(objective: str) -> tuple[float, dict[str, Tensor]]:
     pixels, tokens = make_batch()
-    model = models.create(models.preset(MODEL), seed=3)
-    trainer = oracle.Trainer(model, Train(), steps=1, warmup_steps=0)
-    return trainer.gradients(models.normalize_pixels(pixels, dtype), tokens)
+    trainer = oracle.Trainer(make_network(objective), Train(), steps=1, warmup_steps=0, objective=objective)
+    return trainer.gradients(models.normalize_pixels(pixels, torch.float64), tokens)
 
 
-def plain_gradients(dtype: torch.dtype, micro: int, buckets: int) -> tuple[float, dict[str, Tensor]]:
+def plain_gradients(objective: str, dtype: torch.dtype, micro: int, buckets: int) -> tuple[float, dict[str, Tensor]]:
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     micros, ranks = cut(*make_batch(), world, rank, micro)
-    network = Plain(dtype)
-    result = loss_and_gradients(network, micros, ranks, buckets, lambda _: True)
+    network = Plain(dtype, make_network(objective))
+    result = take_gradients(network, objective, micros, ranks, buckets)
     return float(result.loss), network.gradients()
 
 
-def engine_gradients(stage: int, micro: int) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
-    """Loss, gradients, and the weights after one step at a rate of 1, of a DeepSpeed engine in fp32."""
+def engine_gradients(objective: str, stage: int, micro: int) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Loss, gradients and weights of a DeepSpeed engine in fp32."""
     import deepspeed.utils
 
     settings = Train(zero_stage=stage, precision="fp32", max_gradient_norm=None)
-    engine = Engine(models.create(models.preset(MODEL), seed=3), settings, smallest_partitioned=0)
+    engine = Engine(make_network(objective), settings, smallest_partitioned=0)
     micros, ranks = cut(*make_batch(), dist.get_world_size(), dist.get_rank(), micro)
-    result = loss_and_gradients(engine, micros, ranks, 2, lambda _: True)
+    result = take_gradients(engine, objective, micros, ranks, 2)
     gradients = {name: deepspeed.utils.safe_get_full_grad(p).clone() for p, name in engine._names.items()}
     if stage == 3:
         assert all(p.numel() == 0 for p in engine._names), "stage 3 must have partitioned every parameter"
     return float(result.loss), gradients, engine.weights()
 
 
-def all_plain(cases: list[tuple[torch.dtype, int, int]]) -> list[Any]:
+def all_plain(cases: list[tuple[str, torch.dtype, int, int]]) -> list[Any]:
     return [plain_gradients(*case) for case in cases]
 
 
-def all_engines(cases: list[tuple[int, int]]) -> list[Any]:
+def all_engines(cases: list[tuple[str, int, int]]) -> list[Any]:
     return [engine_gradients(*case) for case in cases]
 
 
@@ -119,14 +129,20 @@ def assert_gradients(found: dict[str, Tensor], expected: dict[str, Tensor], tole
         assert error <= tolerance * size, f"{name}: error {error:.2e} of {size:.2e}"
 
 
-CUTS = list(itertools.product([torch.float64, torch.float32], [1, 4, 13], [1, 3]))
+NAMES = list(objectives.OBJECTIVES)
+CUTS = list(itertools.product(NAMES, [torch.float64, torch.float32], [1, 4, 13], [1, 3]))
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
+@functools.cache
+def expected(objective: str) -> tuple[float, dict[str, Tensor]]:
+    return oracle_gradients(objective)
+
+
 def check_plain(results: list[Any]) -> None:
-    loss, gradients = oracle_gradients()
-    for (dtype, _, _), (found_loss, found) in zip(CUTS, results, strict=True):
-        assert math.isclose(found_loss, loss, rel_tol=TOLERANCE[dtype])
+    for (name, dtype, _, _), (found_loss, found) in zip(CUTS, results, strict=True):
+        loss, gradients = expected(name)
+        assert math.isclose(found_loss, loss, rel_tol=TOLERANCE[dtype]), name
         assert_gradients(found, gradients, TOLERANCE[dtype])
 
 
@@ -144,11 +160,12 @@ def test_several_processes_are_the_oracle(world: int) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("world", [1, 2])
 def test_deepspeed_at_every_stage_is_the_oracle(world: int) -> None:
-    cases = list(itertools.product([0, 1, 2, 3], [4, 13]))
-    loss, gradients = oracle_gradients()
+    cases = [("contrastive", stage, micro) for stage in (0, 1, 2, 3) for micro in (4, 13)]
+    cases += [(name, stage, 4) for name in NAMES if name != "contrastive" for stage in (1, 3)]
     for results in processes.run(world, all_engines, cases):
-        for found_loss, found, _ in results:
-            assert math.isclose(found_loss, loss, rel_tol=1e-4)
+        for (name, _, _), (found_loss, found, _) in zip(cases, results, strict=True):
+            loss, gradients = expected(name)
+            assert math.isclose(found_loss, loss, rel_tol=1e-4), name
             assert_gradients(found, gradients, 1e-4)
 
 

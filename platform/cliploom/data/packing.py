@@ -65,17 +65,18 @@ class Made(NamedTuple):
 
 def make(plan: Plan) -> Made:
     """Make the planned shard, and then its record, unless it is made already, of the same rows by the same settings."""
-    record = _finished(plan) or _make(plan)
+    record = finished(plan.uri, plan.record, plan.fingerprint()) or _make(plan)
     return Made(record.samples, record.faults)
 
 
-def _finished(plan: Plan) -> Record | None:
+def finished(uri: str, record: str, fingerprint: str) -> Record | None:
+    """The record at the URI `record`, if it is of this fingerprint and its shard is there."""
     try:
-        record = read_record(plan.record)
-        same = record.fingerprint == plan.fingerprint() and storage.size(plan.uri) == record.bytes
+        found = read_record(record)
+        same = found.fingerprint == fingerprint and storage.size(uri) == found.bytes
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or of another version's form
         return None
-    return record if same else None
+    return found if same else None
 
 
 def _make(plan: Plan) -> Record:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cliploom.data.hashing import mix
+
 Integers = NDArray[np.int64]
 _U64 = np.uint64
 
 # What a hash is for: the same (seed, epoch) gives independent values for each of them.
-_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS = range(4)
+_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS, _PATCHES = range(5)
 
 
 class Samples(NamedTuple):
@@ -80,17 +82,17 @@ class Plan:
 
     def replacement(self, epoch: int, shard: int, index: int, attempt: int) -> tuple[int, int]:
         """(shard, index) of the sample that stands in for an unreadable one; the next `attempt` if it's bad as well."""
-        drawn = _hash(self.seed, _REPLACEMENT, epoch, shard, index, attempt) % _U64(self.samples)
+        drawn = mix(self.seed, _REPLACEMENT, epoch, shard, index, attempt) % _U64(self.samples)
         sample = self.at(epoch * self.samples + int(drawn), epoch * self.samples + int(drawn) + 1)
         return int(sample.shard[0]), int(sample.index[0])
 
     def randomness(self, epoch: int, shard: int, index: int) -> np.random.Generator:
         """The generator for all that is random about one visit of a sample: augmentation, choice of caption."""
-        return np.random.Generator(np.random.PCG64(int(_hash(self.seed, _RANDOMNESS, epoch, shard, index))))
+        return np.random.Generator(np.random.PCG64(int(mix(self.seed, _RANDOMNESS, epoch, shard, index))))
 
     def _epoch_windows(self, epoch: int) -> tuple[Integers, Integers]:
         """The epoch's order of shards [shards], and the offsets at which its windows start [windows + 1]."""
-        order = np.argsort(_hash(self.seed, _SHARDS, epoch, np.arange(len(self.shard_samples))), kind="stable")
+        order = np.argsort(mix(self.seed, _SHARDS, epoch, np.arange(len(self.shard_samples))), kind="stable")
         starts = np.arange(0, len(order), self.window_shards)
         sizes = np.add.reduceat(self.shard_samples[order], starts)
         return order, np.concatenate([[0], np.cumsum(sizes)])
@@ -100,8 +102,22 @@ class Plan:
         shards = self._windows(epoch)[0][window * self.window_shards : (window + 1) * self.window_shards]
         shard = np.repeat(shards, self.shard_samples[shards])
         index = np.concatenate([np.arange(self.shard_samples[s]) for s in shards])
-        order = np.argsort(_hash(self.seed, _SAMPLES, epoch, shard, index), kind="stable")
+        order = np.argsort(mix(self.seed, _SAMPLES, epoch, shard, index), kind="stable")
         return shard[order], index[order]
+
+
+def kept_patches(seed: int, samples: Integers, total: int, kept: int) -> Integers:
+    """Which patches of each image are seen, in their order: int64 [m, kept]; a function of seed, epoch and sample.
+
+    Args:
+        seed: of the run.
+        samples: int64 [m, 3]: epoch, shard, index.
+        total: patches of an image.
+        kept: how many of them are seen.
+    """
+    epoch, shard, index = (samples[:, column, None] for column in range(3))
+    drawn = mix(seed, _PATCHES, epoch, shard, index, np.arange(total))
+    return np.sort(np.argsort(drawn, axis=1, kind="stable")[:, :kept], axis=1)
 
 
 def rank_span(global_batch_size: int, world_size: int, rank: int) -> tuple[int, int]:
@@ -135,16 +151,3 @@ def work_items(
                 start = min(first + micro * rows, last)
                 stop = min(start + rows, last)
                 yield WorkItem(step, rank, micro, batch + start, batch + stop, rows)
-
-
-def _hash(*words: int | Integers) -> NDArray[np.uint64]:
-    """A hash of integers, element by element over arrays: each word is mixed into those before it by splitmix64
-    (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")."""
-    value: NDArray[np.uint64] = np.zeros((), dtype=_U64)
-    with np.errstate(over="ignore"):
-        for word in words:
-            value = (value ^ np.asarray(word).astype(_U64)) + _U64(0x9E3779B97F4A7C15)
-            value = (value ^ (value >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-            value = (value ^ (value >> _U64(27))) * _U64(0x94D049BB133111EB)
-            value = value ^ (value >> _U64(31))
-    return value

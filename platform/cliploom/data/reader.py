@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cliploom.data import manifest as manifests
 from cliploom.data import shards
+from cliploom.data import vocabulary as vocabularies
 from cliploom.data.faults import BadSample
 from cliploom.data.plan import Plan, WorkItem
 from cliploom.data.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ class Source:
     window_shards: int
     image_size: int
     crop_scale: tuple[float, float]
+    vocabulary: str | None  # URI; None is CLIP's
+    vocabulary_digest: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Reader:
     """Reads work items of one source.
 
     Raises:
-        InputError: the manifest is another than the one that the source was made with.
+        InputError: the manifest or the vocabulary is another than the one that the source was made with.
     """
 
     def __init__(self, source: Source) -> None:
@@ -69,7 +71,7 @@ class Reader:
         if self.manifest.fingerprint != source.fingerprint:
             raise InputError(f"{source.manifest} has changed since the run began: restore it, or begin a run anew")
         self.plan = plan_of(self.manifest, source)
-        self.tokenizer = _tokenizer()
+        self.tokenizer = _tokenizer(source.vocabulary, source.vocabulary_digest)
 
     def read(self, item: WorkItem) -> Batch:
         """The micro-batch that `item` names; samples that can't be read are replaced by the plan's rule.
@@ -119,16 +121,8 @@ class Reader:
 
     def _decode(self, encoded: tuple[bytes, bytes], epoch: int, shard: int, index: int) -> tuple[Any, str]:
         random = self.plan.randomness(epoch, shard, index)
-        caption = _choose(self._captions(shard, encoded[1]), random)
+        caption = _choose(shards.captions(self.manifest.shards[shard], encoded[1]), random)
         return training_pixels(encoded[0], self.source.image_size, self.source.crop_scale, random), caption
-
-    def _captions(self, shard: int, member: bytes) -> list[str]:
-        try:
-            return shards.captions(self.manifest.shards[shard], member)
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            raise BadSample("caption is not UTF-8 text") from None
-        except ValueError:
-            raise BadSample("no captions") from None
 
 
 def plan_of(manifest: manifests.Manifest, source: Source) -> Plan:
@@ -142,9 +136,9 @@ def reader(source: Source) -> Reader:
     return Reader(source)
 
 
-@functools.cache
-def _tokenizer() -> Tokenizer:
-    return Tokenizer()
+@functools.lru_cache(maxsize=2)
+def _tokenizer(uri: str | None, digest: str) -> Tokenizer:
+    return Tokenizer(vocabulary=vocabularies.load(uri, digest))
 
 
 def _choose(captions: Sequence[str], random: np.random.Generator) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 
 from cliploom import storage
 from cliploom.data import cache
+from cliploom.data.faults import BadSample
 from cliploom.errors import InputError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -204,24 +205,43 @@ def read_samples(shard: Shard, index: ShardIndex, numbers: Sequence[int]) -> lis
         ]
 
 
+def read_captions(shard: Shard, index: ShardIndex) -> Iterator[bytes]:
+    """The caption member of each sample of the index, in order, without the images where storage can pass them over.
+
+    Raises:
+        InputError: the shard is gone, or shorter than its index says.
+    """
+    try:
+        with _opened(shard.uri, shard.bytes) as file:
+            for offset, size in zip(index.caption_offset.tolist(), index.caption_size.tolist(), strict=True):
+                file.seek(offset)
+                yield _whole(shard, file.read(size), size)
+    except FileNotFoundError:
+        raise InputError(f"there is no shard {shard.uri}: restore it, or run jobs/index.py again") from None
+
+
 def captions(shard: Shard, member: bytes) -> list[str]:
     """The captions that a caption member's bytes hold.
 
     Raises:
-        ValueError: the bytes are no UTF-8 or no JSON with captions.
+        BadSample: the bytes are no UTF-8 or no JSON with captions.
     """
-    text = member.decode("utf-8")
-    if shard.caption_member == "txt":
-        return [text]
-    known = json.loads(text)
+    try:
+        text = member.decode("utf-8")
+        known = {"captions": [text]} if shard.caption_member == "txt" else json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise BadSample("caption is not UTF-8 text") from None
     found = known.get("captions") if isinstance(known, dict) else None
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
-        raise ValueError('no list of "captions"')
+        raise BadSample("no captions")
     return found
 
 
 def _pread(shard: Shard, handle: int, size: int, offset: int) -> bytes:
-    data = os.pread(handle, size, offset)
+    return _whole(shard, os.pread(handle, size, offset), size)
+
+
+def _whole(shard: Shard, data: bytes, size: int) -> bytes:
     if len(data) != size:
         raise InputError(f"shard {shard.uri} is shorter than its manifest says: run jobs/index.py again")
     return data
@@ -237,7 +257,7 @@ def _members(uri: str, file: IO[bytes], size: int) -> tuple[dict[str, dict[str, 
     found: dict[str, dict[str, Span]] = {}
     faults: list[Fault] = []
     headers = hashlib.sha256(str(size).encode())
-    for header, span in _walk(uri, file, size, faults):
+    for header, span in walk(uri, file, size, faults):
         headers.update(
             f"\n{header.name}\t{header.chksum}\t{span.offset}\t{span.size}".encode("utf-8", "surrogateescape")
         )
@@ -256,8 +276,8 @@ def _members(uri: str, file: IO[bytes], size: int) -> tuple[dict[str, dict[str, 
     return found, faults, headers.hexdigest()
 
 
-def _walk(uri: str, file: IO[bytes], size: int, faults: list[Fault]) -> Iterator[tuple[tarfile.TarInfo, Span]]:
-    """Each whole file of the tar and its place; a tar that stops before its end mark goes to `faults`."""
+def walk(uri: str, file: IO[bytes], size: int, faults: list[Fault]) -> Iterator[tuple[tarfile.TarInfo, Span]]:
+    """Each whole file of a tar of `size` bytes and its place; a tar that stops before its end mark goes to `faults`."""
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:

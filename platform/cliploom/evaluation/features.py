@@ -164,10 +164,10 @@ def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPo
     if isinstance(source, Prompts):
         size = max(1, settings.batch_size // len(source.templates))
         for names in _lots(source.names, size):
-            yield preparing.prepare_classes(names, source.templates, model.context_length)
+            yield preparing.prepare_classes(names, source.templates, model)
     else:
         for lot in _lots(samples(source.uri), settings.batch_size):
-            yield preparing.prepare_samples(lot, model.image_size, model.context_length, threads)
+            yield preparing.prepare_samples(lot, model, threads)
 
 
 class _Actor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliploom import storage
+from cliploom.data import vocabulary as vocabularies
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
@@ -19,10 +20,11 @@ class Model:
 
     name: str
     version: int | None  # in the registry; None for a file
-    uri: str  # folder with WEIGHTS and CONFIG
-    digest: str  # of the weights as cliploom writes them, whatever they were read from
+    uri: str  # folder with WEIGHTS, CONFIG, and the vocabulary where it is the model's own
+    digest: str  # of the weights as cliploom writes them, whatever they were read from, and of such a vocabulary
     image_size: int  # pixels a side
     context_length: int  # tokens
+    vocab_size: int  # token ids
     logit_scale: float  # factor on cosines
 
     @property
@@ -35,31 +37,37 @@ def publish(weights: Path, uri: str, name: str, version: int | None = None) -> M
     """Put a model into the folder `uri`.
 
     Args:
-        weights: local file or folder in any format that `cliploom.models.weights` reads.
+        weights: local file or folder in any format that `cliploom.models.weights` reads, perhaps with a vocabulary.
         uri: local or S3 folder; what it holds is replaced.
         name: in results and reports.
         version: of the registered model.
 
     Raises:
-        InputError: `weights` are no model's.
+        InputError: `weights` are no model's, or not of their vocabulary.
     """
     from cliploom.models import weights as files
     from cliploom.models.clip import LOGIT_SCALE_MAX
 
     loaded = files.load(weights)
+    vocabulary = vocabularies.of_model(str(weights), loaded.config.vocab_size)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files.save(loaded, folder)
         with (folder / WEIGHTS).open("rb") as file:
-            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            content = hashlib.file_digest(file, "sha256")
+        storage.delete(storage.join(uri, vocabularies.NAME))
+        if vocabulary != vocabularies.clip():
+            content.update(vocabulary.digest.encode())
+            storage.write(storage.join(uri, vocabularies.NAME), vocabulary.pack())
         for part in (WEIGHTS, CONFIG):
             storage.upload(folder / part, storage.join(uri, part))
     return Model(
         name=name,
         version=version,
         uri=storage.absolute(uri),
-        digest=digest,
+        digest=f"sha256:{content.hexdigest()}",
         image_size=loaded.config.image_size,
         context_length=loaded.config.context_length,
+        vocab_size=loaded.config.vocab_size,
         logit_scale=math.exp(min(loaded.logit_scale.item(), LOGIT_SCALE_MAX)),
     )

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cliploom.data import vocabulary as vocabularies
 from cliploom.data.faults import BadSample
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import evaluation_pixels, open_image
 from cliploom.evaluation.datasets import Sample
+from cliploom.evaluation.model import Model
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class Batch:
     group: int = 1  # G
 
 
-def prepare_samples(
-    samples: Sequence[Sample], image_size: int, context_length: int, threads: ThreadPoolExecutor
-) -> Batch:
+@functools.lru_cache(maxsize=2)
+def tokenizer(model: Model) -> Tokenizer:
+    """The model's tokenizer; made once a process, since its vocabulary takes a moment to read."""
+    return Tokenizer(model.context_length, vocabularies.of_model(model.uri, model.vocab_size))
+
+
+def prepare_samples(samples: Sequence[Sample], model: Model, threads: ThreadPoolExecutor) -> Batch:
     """Decode, resize and tokenize samples. One whose image can't be used gets a cause instead.
 
     Pillow releases the interpreter's lock, so that images are decoded by several threads at once.
     """
-    pixels = np.zeros((len(samples), 3, image_size, image_size), np.uint8)
+    pixels = np.zeros((len(samples), 3, model.image_size, model.image_size), np.uint8)
     causes = list(threads.map(_paint, samples, pixels))
     lines = [(i, line) for i, sample in enumerate(samples) for line in _captions(sample)]
     captions = [line for _, line in lines]
@@ -47,11 +53,11 @@ def prepare_samples(
         pixels=pixels,
         captions=captions,
         owners=[i for i, _ in lines],
-        tokens=_tokens(captions, context_length),
+        tokens=tokenizer(model).encode_batch(captions),
     )
 
 
-def prepare_classes(names: Sequence[str], templates: Sequence[str], context_length: int) -> Batch:
+def prepare_classes(names: Sequence[str], templates: Sequence[str], model: Model) -> Batch:
     """Tokenize every template filled with every name."""
     prompts = [template.replace("{c}", name) for name in names for template in templates]
     return Batch(
@@ -61,7 +67,7 @@ def prepare_classes(names: Sequence[str], templates: Sequence[str], context_leng
         pixels=np.zeros((0, 3, 1, 1), np.uint8),
         captions=list(names),
         owners=[0] * len(names),
-        tokens=_tokens(prompts, context_length),
+        tokens=tokenizer(model).encode_batch(prompts),
         group=len(templates),
     )
 
@@ -83,13 +89,3 @@ def _captions(sample: Sample) -> list[str]:
 
 def _text(data: bytes | None) -> str:
     return (data or b"").decode("utf-8", "replace")
-
-
-def _tokens(texts: Sequence[str], context_length: int) -> np.ndarray:
-    return _tokenizer(context_length).encode_batch(texts) if texts else np.zeros((0, context_length), np.int32)
-
-
-@functools.cache
-def _tokenizer(context_length: int) -> Tokenizer:
-    """Made once a process: its vocabulary takes a moment to read."""
-    return Tokenizer(context_length)

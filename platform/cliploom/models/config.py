@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from cliploom.errors import InputError
@@ -11,6 +11,7 @@ from cliploom.errors import InputError
 HEAD_WIDTH = 64
 RESNET_STRIDE = 32
 RESNET_EXPANSION = 32  # channels after the last stage, in units of the stem's
+ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class ModelConfig:
         vision_width: channels of the vision transformer, or of the ResNet's stem.
         patch_size: of the vision transformer, in pixels; None says that the image tower is a ResNet.
         text_width: channels of the text transformer.
-        text_layers: blocks of the text transformer.
+        text_layers: blocks of the text transformer; 0 takes a text for the bag of its words.
         context_length: tokens of the longest text, start and end included.
         vocab_size: number of token ids.
+        activation: of the transformers' MLPs: quick_gelu as OpenAI's, or gelu.
+        logit_bias: whether a learned number is added to the scaled cosines, as the sigmoid loss needs it.
 
     Raises:
         InputError: the values make no model.
@@ -43,16 +46,20 @@ class ModelConfig:
     text_layers: int
     context_length: int = 77
     vocab_size: int = 49408
+    activation: str = "quick_gelu"
+    logit_bias: bool = False
 
     def __post_init__(self) -> None:
         stages = self.vision_layers if isinstance(self.vision_layers, tuple) else (self.vision_layers,)
         if len(stages) != (4 if self.is_resnet else 1):
             raise InputError(f"vision_layers is {self.vision_layers}: a ResNet takes four numbers, a ViT takes one")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"activation is {self.activation!r}, not one of {', '.join(ACTIVATIONS)}")
         sizes = asdict(self) | {"vision_layers": min(stages)}
-        if self.is_resnet:
-            del sizes["patch_size"]
+        for name in ("activation", "logit_bias", *(("patch_size",) if self.is_resnet else ())):
+            del sizes[name]
         for name, value in sizes.items():
-            if type(value) is not int or value < 1:
+            if type(value) is not int or value < (0 if name == "text_layers" else 1):
                 raise InputError(f"{name} is {value!r}, not a positive whole number")
         if self.image_size % self.stride:
             raise InputError(f"image_size {self.image_size} is no multiple of {self.stride}")
@@ -103,7 +110,8 @@ class ModelConfig:
             InputError: a field is missing or unknown, or its value makes no model.
         """
         known = [field.name for field in fields(cls)]
-        if missing := [name for name in known if name not in values]:
+        required = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [name for name in required if name not in values]:
             raise InputError(f"the model's config lacks {missing[0]}")
         if unknown := [name for name in values if name not in known]:
             raise InputError(f"the model's config has an unknown field {unknown[0]}")

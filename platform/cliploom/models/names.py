@@ -12,6 +12,7 @@ from torch import Tensor
 from cliploom.errors import InputError
 from cliploom.models.config import ModelConfig
 
+SCALARS = {"logit_scale", "logit_bias"}
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # in its checkpoints beside the parameters
 
 # transformers' names: ours.
@@ -51,8 +52,9 @@ def to_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith(("text.", "visual.trunk.")) for name in state):
         raise InputError("these are the weights of an open_clip model with custom towers, not of a CLIP of the paper's")
     renamed = {name: tensor for name, tensor in state.items() if name not in _OPENAI_EXTRAS}
-    if "logit_scale" in renamed and renamed["logit_scale"].numel() == 1:
-        renamed["logit_scale"] = renamed["logit_scale"].reshape(())  # [1] inside DeepSpeed
+    for name in SCALARS & renamed.keys():
+        if renamed[name].numel() == 1:
+            renamed[name] = renamed[name].reshape(())  # [1] inside DeepSpeed
     return renamed
 
 
@@ -88,9 +90,9 @@ def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[st
     """A state dict in OpenAI's names as transformers' CLIPModel has it.
 
     Raises:
-        InputError: the image tower is a ResNet, which transformers' CLIP lacks.
+        InputError: it has a part that transformers' CLIP lacks, or lacks one that it has.
     """
-    _require_vit(config)
+    _require_its_kind(config)
     names = {ours: theirs for theirs, ours in _OUTSIDE_BLOCKS.items()}
     for theirs, ours in _TOWERS.items():
         layers = config.vision_layers if ours.startswith("visual") else config.text_layers
@@ -113,9 +115,9 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json from which transformers builds the same model.
 
     Raises:
-        InputError: the image tower is a ResNet, which transformers' CLIP lacks.
+        InputError: it has a part that transformers' CLIP lacks, or lacks one that it has.
     """
-    _require_vit(config)
+    _require_its_kind(config)
     assert isinstance(config.vision_layers, int)
     text = _tower(config, config.text_width, config.text_layers, config.text_heads)
     vision = _tower(config, config.vision_width, config.vision_layers, config.vision_heads)
@@ -144,10 +146,12 @@ def _tower(config: ModelConfig, width: int, layers: int, heads: int) -> dict[str
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "projection_dim": config.embed_dim,
-        "hidden_act": "quick_gelu",
+        "hidden_act": config.activation,
     }
 
 
-def _require_vit(config: ModelConfig) -> None:
+def _require_its_kind(config: ModelConfig) -> None:
     if config.is_resnet:
         raise InputError("transformers has no CLIP with a ResNet: export one with a vision transformer")
+    if config.logit_bias or not config.text_layers:
+        raise InputError("transformers' CLIP has a text transformer and no logit bias: this model differs in that")

@@ -7,6 +7,7 @@ global average pool.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from cliploom.models.config import ModelConfig
 from cliploom.models.norm import GroupedBatchNorm2d
-from cliploom.models.transformer import attention
+from cliploom.models.transformer import attention, run_block
 
 EXPANSION = 4  # of a bottleneck's channels
 
@@ -76,11 +77,17 @@ class AttentionPool2d(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Image tower."""
+    """Image tower.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: the model's geometry.
+        pooled: False leaves the attention pooling out: the output is that of all positions.
+    """
+
+    def __init__(self, config: ModelConfig, pooled: bool = True) -> None:
         super().__init__()
         width = config.vision_width
+        self.pooled, self.recompute = pooled, False
         assert isinstance(config.vision_layers, tuple)
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = GroupedBatchNorm2d(width // 2)
@@ -97,18 +104,22 @@ class ModifiedResNet(nn.Module):
             stages.append(_stage(channels, planes, blocks, stride=1 if stage == 0 else 2))
             channels = EXPANSION * planes
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.attnpool = AttentionPool2d(config.grid_size, config.feature_width, config.vision_heads, config.embed_dim)
+        if pooled:
+            self.attnpool = AttentionPool2d(
+                config.grid_size, config.feature_width, config.vision_heads, config.embed_dim
+            )
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D]."""
+        """[B, 3, H, W] -> embeddings [B, D]; without pooling the positions' features [B, L, C]."""
         # Convolutions follow the layout of what they are given, and are faster channels-last, on CPU and GPU alike.
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.relu(self.bn3(self.conv3(x)))
         x = self.avgpool(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.attnpool(x)
+        for block in itertools.chain(self.layer1, self.layer2, self.layer3, self.layer4):
+            x = run_block(block, self.recompute, x)
+        return self.attnpool(x) if self.pooled else x.flatten(2).transpose(1, 2)
 
 
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

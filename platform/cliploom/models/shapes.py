@@ -18,8 +18,12 @@ _VIT_POSITIONS = "visual.positional_embedding"
 _RESNET_POSITIONS = "visual.attnpool.positional_embedding"
 
 
-def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
+def infer_config(state: Mapping[str, Tensor], activation: str) -> ModelConfig:
     """The config of the model that a state dict in OpenAI's names belongs to.
+
+    Args:
+        state: its tensors.
+        activation: what no shape tells.
 
     Raises:
         InputError: the state dict is no CLIP model's.
@@ -33,7 +37,9 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
         layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
         width, _, _, patch_size = _shape(state, "visual.conv1.weight", 4)
     positions = _RESNET_POSITIONS if patch_size is None else _VIT_POSITIONS
-    context_length, text_width = _shape(state, "positional_embedding", 2)
+    text_layers = _count(state, r"transformer\.resblocks\.(\d+)\.")
+    vocab_size, text_width = _shape(state, "token_embedding.weight", 2)
+    context_length = {"context_length": _shape(state, "positional_embedding", 2)[0]} if text_layers else {}
     return ModelConfig(
         embed_dim=_shape(state, "text_projection", 2)[1],
         image_size=_grid_size(_shape(state, positions, 2)[0]) * (patch_size or RESNET_STRIDE),
@@ -41,21 +47,23 @@ def infer_config(state: Mapping[str, Tensor]) -> ModelConfig:
         vision_width=width,
         patch_size=patch_size,
         text_width=text_width,
-        text_layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
-        context_length=context_length,
-        vocab_size=_shape(state, "token_embedding.weight", 2)[0],
+        text_layers=text_layers,
+        vocab_size=vocab_size,
+        activation=activation,
+        logit_bias="logit_bias" in state,
+        **context_length,
     )
 
 
 def check_config(found: ModelConfig, wanted: ModelConfig) -> None:
-    """Check that weights of the model `found` can become `wanted`: that they differ in image_size at most.
+    """Check that weights of the model `found` can become `wanted`: that they differ in image_size and logit_bias alone.
 
     Raises:
         InputError: names the first field in which they differ.
     """
     for field in fields(ModelConfig):
         held, due = getattr(found, field.name), getattr(wanted, field.name)
-        if field.name != "image_size" and held != due:
+        if field.name not in ("image_size", "logit_bias") and held != due:
             raise InputError(f"its {field.name} is {held} where the model asked for has {due}")
 
 
@@ -91,7 +99,7 @@ def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
         if state[name].is_floating_point() != tensor.is_floating_point():
             raise InputError(f"{name} is of type {state[name].dtype}, which is no weight's")
     if unknown := [name for name in state if name not in expected]:
-        raise InputError(f"{unknown[0]} is no part of a CLIP model")
+        raise InputError(f"{unknown[0]} is no part of the model")
 
 
 def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:

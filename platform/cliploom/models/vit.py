@@ -12,26 +12,44 @@ from cliploom.models.transformer import Transformer
 
 
 class VisionTransformer(nn.Module):
-    """Image tower; the class token's output, projected, is the image's embedding."""
+    """Image tower; the class token's output, projected, is the image's embedding.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: the model's geometry.
+        pooled: False leaves the projection out: the output is that of all positions.
+    """
+
+    def __init__(self, config: ModelConfig, pooled: bool = True) -> None:
         super().__init__()
         width, patch, scale = config.vision_width, config.stride, config.vision_width**-0.5
         assert isinstance(config.vision_layers, int)
+        self.pooled = pooled
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(config.grid_size**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, config.vision_layers, config.vision_heads)
+        self.transformer = Transformer(width, config.vision_layers, config.vision_heads, activation=config.activation)
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
+        if pooled:
+            self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D], in at least fp32."""
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(images.shape[0], 1, -1), patches], dim=1)
-        x = self.transformer(self.ln_pre(x + self.positional_embedding))
-        return project(self.ln_post(x[:, 0]), self.proj)
+    def forward(self, images: Tensor, patches: Tensor | None = None) -> Tensor:
+        """Embeddings [B, D] in at least fp32; without pooling the positions' features [B, L, C].
+
+        Args:
+            images: [B, 3, H, W].
+            patches: int64 [B, P], the patches that are seen; all by default (Li et al. 2023, "Scaling
+                Language-Image Pre-training via Masking").
+        """
+        x = self.conv1(images).flatten(2).transpose(1, 2) + self.positional_embedding[1:]
+        if patches is not None:
+            x = x.gather(1, patches[..., None].expand(-1, -1, x.shape[-1]))
+        first = self.class_embedding + self.positional_embedding[0]
+        x = self.ln_pre(torch.cat([first.expand(images.shape[0], 1, -1), x], dim=1))
+        if not self.pooled:
+            return self.ln_post(self.transformer(x))
+        class_token = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        return project(self.ln_post(self.transformer(x, class_token)[:, 0]), self.proj)
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from cliploom.errors import InputError
 from cliploom.models.archive import read_tensors
-from cliploom.models.clip import CLIP
-from cliploom.models.config import ModelConfig
-from cliploom.models.names import to_openai, to_transformers, transformers_config
+from cliploom.models.clip import CLIP, SIGMOID_BIAS_START
+from cliploom.models.config import ACTIVATIONS, ModelConfig
+from cliploom.models.names import SCALARS, to_openai, to_transformers, transformers_config
 from cliploom.models.shapes import check_config, check_shapes, infer_config, resize_positions
 
 FORMAT_VERSION = 1
@@ -32,16 +33,17 @@ def save(model: CLIP, folder: Path) -> None:
     save_state(model.state_dict(), model.config, folder)
 
 
-def save_state(state: Mapping[str, Tensor], config: ModelConfig, folder: Path) -> None:
-    """As `save`, of a model's state dict."""
-    _write(state, {"format_version": FORMAT_VERSION, "model": config.to_dict()}, folder, WEIGHTS)
+def save_state(state: Mapping[str, Tensor], config: ModelConfig, folder: Path, objective: str | None = None) -> None:
+    """As `save`, of a model's state dict; `objective` is what it was trained for, where that makes it no CLIP."""
+    named = {"objective": objective} if objective else {}
+    _write(state, {"format_version": FORMAT_VERSION, **named, "model": config.to_dict()}, folder, WEIGHTS)
 
 
 def save_transformers(model: CLIP, folder: Path) -> None:
     """Write a model as transformers' `CLIPModel.from_pretrained(folder)` reads it.
 
     Raises:
-        InputError: the image tower is a ResNet, which transformers' CLIP lacks.
+        InputError: it has a part that transformers' CLIP lacks, or lacks one that it has.
     """
     config = transformers_config(model.config)
     _write(to_transformers(model.state_dict(), model.config), config, folder, "model.safetensors")
@@ -53,24 +55,24 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
     Args:
         path: a safetensors file, a state dict or checkpoint of torch.save, or a TorchScript archive, with OpenAI's,
             open_clip's or transformers' parameter names; or a folder with such a file. Code in it is never run.
-            Models of open_clip's without QuickGELU can't be told apart by their weights; where its config says so they
-            are refused.
         config: what model it is to be; by default what the shapes say. It may ask for another resolution than the
-            weights': position embeddings are interpolated then.
+            weights': position embeddings are interpolated then. It may ask for a logit bias that they lack: that is
+            the sigmoid loss's start. The activation is what a config file beside the weights says; without one, it is
+            that of `config`, or QuickGELU.
 
     Raises:
         InputError: the file is not there, damaged, of an unknown format version, no CLIP's, or of another model than
             `config`.
     """
     file = _weights_file(path)
-    if file.name in _KNOWN_FILES:
-        _check_configs(file.parent)
+    said = _activation(file.parent) if file.name in _KNOWN_FILES else None
     state = read_tensors(file)
     try:
         state = to_openai(state)
-        found = infer_config(state)
-        config = config or found
-        check_config(found, config)
+        found = infer_config(state, said or (config.activation if config else ACTIVATIONS[0]))
+        config = _agreed(found, config) if config else found
+        if config.logit_bias:
+            state.setdefault("logit_bias", torch.tensor(SIGMOID_BIAS_START))
         state = resize_positions(state, config)
         with torch.device("meta"):
             model = CLIP(config)
@@ -82,11 +84,18 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
     return model
 
 
+def _agreed(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
+    """The wanted config with what the weights alone can say."""
+    wanted = replace(wanted, activation=found.activation, logit_bias=found.logit_bias or wanted.logit_bias)
+    check_config(found, wanted)
+    return wanted
+
+
 def _write(state: Mapping[str, Tensor], config: dict[str, Any], folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    if "logit_scale" in tensors:
-        tensors["logit_scale"] = tensors["logit_scale"].reshape(())
+    for scalar in SCALARS & tensors.keys():  # [1] inside DeepSpeed
+        tensors[scalar] = tensors[scalar].reshape(())
     save_file(tensors, folder / f".{name}", metadata={"format": "pt"})
     (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for written in (name, CONFIG):
@@ -102,26 +111,48 @@ def _weights_file(path: Path) -> Path:
     raise InputError(f"the folder {path} holds no weights: none of {', '.join(_KNOWN_FILES)}")
 
 
-def _check_configs(folder: Path) -> None:
-    """Refuse what the configs beside the weights say that this version can't do.
+def _activation(folder: Path) -> str | None:
+    """The activation that a config beside the weights names; None where none does.
 
     The geometry is read off the weights themselves, so that the two can't disagree.
     """
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
+    if objective := config.get("objective"):
+        raise InputError(
+            f"the weights in {folder} are of the objective {objective}, which has no text embeddings: "
+            "read them with cliploom.objectives.load, and rank texts with cliploom.objectives.score"
+        )
+    towers = [config[name] or {} for name in ("text_config", "vision_config") if name in config]  # transformers'
+    sections = [(config.get("model") or {}).get("activation")]
+    sections += [tower.get("hidden_act", ACTIVATIONS[0]) for tower in towers]
+    if open_clip := _read_json(folder / "open_clip_config.json"):
+        sections.append("quick_gelu" if (open_clip.get("model_cfg") or {}).get("quick_gelu") else "gelu")
+    named = {section for section in sections if section is not None}
+    if unknown := named - set(ACTIVATIONS):
+        raise InputError(
+            f"the model in {folder} has the activation {min(unknown)}; {' and '.join(ACTIVATIONS)} are known"
+        )
+    if len(named) > 1:
+        raise InputError(f"the model in {folder} has the activations {', '.join(sorted(named))}, one for each tower")
+    return named.pop() if named else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` beside weights says; nothing where there is none.
+
+    Raises:
+        InputError: it is damaged, or of an unknown format version.
+    """
+    config = _read_json(folder / CONFIG)
     version = config.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise InputError(
             f"{folder / CONFIG} has format version {version!r}; this version of cliploom reads {FORMAT_VERSION}"
         )
-    towers = (config.get(name) or {} for name in ("text_config", "vision_config"))  # transformers'
-    activations = {tower.get("hidden_act", "quick_gelu") for tower in towers}
-    if open_clip := _read_config(folder / "open_clip_config.json"):
-        activations.add("quick_gelu" if (open_clip.get("model_cfg") or {}).get("quick_gelu") else "gelu")
-    if other := activations - {"quick_gelu"}:
-        raise InputError(f"the model in {folder} has the activation {min(other)}; only quick_gelu is known")
+    return config
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`; an empty one where there is no file."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+from cliploom.data import vocabulary as vocabularies
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, decode_image
 from cliploom.models import weights
@@ -29,10 +30,12 @@ class ClipEmbedder(PythonModel):
     """CLIP behind MLflow's pyfunc interface."""
 
     def load_context(self, context: Any) -> None:
-        """Load the weights from the model's own artifacts."""
-        self._model = weights.load(Path(context.artifacts["weights.safetensors"])).eval()
-        self._preprocess = Preprocess(self._model.config.image_size)
-        self._tokenize = Tokenizer()
+        """Load weights and vocabulary from the model's own artifacts."""
+        file = context.artifacts["weights.safetensors"]
+        self._model = weights.load(Path(file)).eval()
+        config = self._model.config
+        self._preprocess = Preprocess(config.image_size)
+        self._tokenize = Tokenizer(config.context_length, vocabularies.of_model(file, config.vocab_size))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
         """Embeddings of the frame's rows.

@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import cliploom
+from cliploom.data import vocabulary
 
 WEIGHTS = "weights.safetensors"
-FILES = (WEIGHTS, "config.json")
+FILES = (WEIGHTS, "config.json", vocabulary.NAME)  # the last where the model has a vocabulary of its own
 FOLDER = "artifacts"  # where MLflow puts them in the model
 _SOURCE = Path(cliploom.__file__).parent
 _CODE = (
     "__init__.py",
     "errors.py",
+    "storage.py",
     "models",
     "data/__init__.py",
     "data/faults.py",
+    "data/pieces.py",
     "data/tokenizer.py",
     "data/transforms.py",
+    "data/vocabulary.py",
     "data/bpe_simple_vocab_16e6.txt.gz",
 )
 # What that code imports; everything else that cliploom depends on stays out of a server's image.
@@ -54,7 +58,7 @@ def write(
             path=str(to),
             mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
             python_model=str(Path(__file__).with_name("model.py")),
-            artifacts={name: str(export / name) for name in FILES},
+            artifacts={name: str(export / name) for name in FILES if (export / name).exists()},
             code_paths=[str(_copy_code(Path(temporary)))],
             signature=_signature(),
             input_example=(_example(), {"normalize": True}),

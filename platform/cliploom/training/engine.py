@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cliploom.config import Train
+from cliploom.models.names import SCALARS
 from cliploom.models.norm import move_statistics, norms
+from cliploom.training.groups import parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("weight", *MOMENTS)
@@ -24,13 +26,14 @@ class Engine:
     """A model, its AdamW and their ZeRO partitioning; implements `step.Network`.
 
     Master weights and moments are fp32 at every stage. With bf16, stages 1 to 3 hold a bf16 copy of the weights for
-    compute; stage 0 casts on the fly, since DeepSpeed would keep bf16 weights alone there.
+    compute; stage 0 casts on the fly, since DeepSpeed would keep bf16 weights alone there. Parameters that need no
+    gradient stay as they are.
 
-    A process group must be up. Weights in `model` count on rank 0 and are broadcast.
+    A process group must be up, and the model the same on all ranks.
 
     Args:
-        model: with an image, token and logit scale forward; its `logit_scale` becomes a parameter of shape [1], since
-            ZeRO can't partition one without dimensions.
+        model: what is trained; `logit_scale` and `logit_bias` become parameters of shape [1], since ZeRO can't
+            partition one without dimensions.
         config: settings of the training.
         smallest_partitioned: elements below which ZeRO-3 doesn't partition a parameter.
     """
@@ -42,8 +45,6 @@ class Engine:
         # Its shared-memory collective is compiled at first use, which takes a minute and a compiler.
         __compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-        assert isinstance(model.logit_scale, nn.Parameter)
-        model.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(1))
         self._stage = config.zero_stage
         self._max_norm = config.max_gradient_norm
         self._autocast = config.precision == "bf16" and self._stage == 0
@@ -51,25 +52,33 @@ class Engine:
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
-        groups = [
-            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        for name in SCALARS & dict(model.named_parameters()).keys():
+            scalar = model.get_parameter(name)
+            setattr(model, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
+        start = {name: _on_host(parameter) for name, parameter in model.named_parameters()}
+        groups = [{**group, "lr": 0.0} for group in parameter_groups(model, config.weight_decay, config.layer_decay)]
         betas = (config.beta1, config.beta2)
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
+        optimizer = torch.optim.AdamW(groups, betas=betas, eps=config.epsilon, fused=True)
         settings = _deepspeed_config(config, self.dtype, smallest_partitioned)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-        self._names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
+        trained = {name: p for name, p in self._engine.module.named_parameters() if p.requires_grad}
+        self._names = {parameter: name for name, parameter in trained.items()}
+        self._frozen = {name: value for name, value in start.items() if name not in trained}
+        self._scalars = [trained[name] for name in ("logit_scale", "logit_bias") if name in trained]
         self._state = _State(self._engine.optimizer, config.zero_stage, self._names)
         self._norms = norms(self._engine.module)
         for norm in self._norms:
             norm.group_size = config.norm_batch_size
             norm.float_statistics()
+        if self.dtype != torch.float32:  # DeepSpeed takes its masters from the rounded copy
+            for name, parameter in trained.items():
+                self._state.write(parameter, "weight", start[name].to(self.device))
+        self._refresh_scalars()
 
-    def forward(self, images: Tensor, tokens: list[Tensor], restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(image features [m, D], text features [m, D], logit scale [1]); fp32."""
+    def forward(self, *inputs: object) -> tuple[Tensor, ...]:
+        """Of `step.Inputs`: tensors with a row a sample and last the numbers that all samples share; fp32."""
         with torch.autocast(self.device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext():
-            output: tuple[Tensor, Tensor, Tensor] = self._engine(images, tokens, restore)
+            output: tuple[Tensor, ...] = self._engine(*inputs)
         return output
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -84,6 +93,7 @@ class Engine:
         """
         norm = self._step(learning_rate)
         move_statistics(self._norms, keep=math.isfinite(norm))
+        self._refresh_scalars()
         return norm
 
     def skip(self) -> None:
@@ -92,7 +102,7 @@ class Engine:
 
     def _step(self, learning_rate: float) -> float:
         for group in self._state.adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         if self._stage > 0:
             self._engine.step()
             norm = self._engine.get_global_grad_norm()
@@ -111,40 +121,49 @@ class Engine:
     def state(self, mine: Callable[[str], bool]) -> dict[str, Tensor]:
         """Master weights and moments of the parameters that `mine` picks by name, whole, fp32 on the CPU.
 
-        Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`; and `buffer/NAME` of BatchNorm's statistics. All
-        ranks must call it at the same time.
+        Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`; `weight/NAME` alone of parameters that are not
+        trained; and `buffer/NAME` of BatchNorm's statistics. All ranks must call it at the same time.
         """
         buffers = {f"buffer/{name}": _on_host(value) for name, value in self._buffers().items() if mine(name)}
-        return self._read(mine, KINDS) | buffers
+        frozen = {f"weight/{name}": value for name, value in self._frozen.items() if mine(name)}
+        return self._read(mine, KINDS) | frozen | buffers
 
     def weights(self) -> dict[str, Tensor]:
-        """Master weights by name, whole, fp32 on the CPU, with `logit_scale` of shape []; empty but on rank 0."""
+        """Master weights and statistics by name, whole, fp32 on the CPU; empty but on rank 0."""
         found = self._read(lambda _: dist.get_rank() == 0, ("weight",))
         weights = {key.removeprefix("weight/"): value for key, value in found.items()}
         if weights:
-            weights["logit_scale"] = weights["logit_scale"].reshape(())
+            weights |= self._frozen
             weights |= {name: _on_host(value) for name, value in self._buffers().items()}
         return weights
 
     def load_state(self, state: Mapping[str, Tensor], optimizer_steps: int) -> None:
-        """Put back what `state` gave, of all parameters; at any number of workers and any stage."""
+        """Put back what `state` gave, of all trained parameters; at any number of workers and any stage."""
         for parameter, name in self._names.items():
             for kind in KINDS:
                 self._state.write(parameter, kind, state[f"{kind}/{name}"].to(self.device))
         self._state.set_steps(optimizer_steps)
         for name, buffer in self._buffers().items():
             buffer.copy_(state[f"buffer/{name}"])
+        self._refresh_scalars()
 
     def parameters(self) -> dict[str, int]:
-        """Elements of each parameter and buffer by name, in the model's order."""
+        """Elements of each parameter and buffer by name."""
         sizes = {name: math.prod(self._state.shape(parameter)) for parameter, name in self._names.items()}
+        sizes |= {name: value.numel() for name, value in self._frozen.items()}
         return sizes | {name: buffer.numel() for name, buffer in self._buffers().items()}
 
     def _buffers(self) -> dict[str, Tensor]:
-        """The tensors that belong to the weights and are not learned by gradients: equal on all ranks."""
-        parameters = set(self._names.values())
+        """The tensors that belong to the weights and are no parameters: equal on all ranks."""
+        parameters = {*self._names.values(), *self._frozen}
         state: dict[str, Tensor] = self._engine.module.state_dict()
         return {name: value for name, value in state.items() if name not in parameters}
+
+    def _refresh_scalars(self) -> None:
+        """Tell the model its logit scale in fp32: as bf16 it would move in steps of 1.6 %."""
+        if self.dtype != torch.float32 and self._scalars:
+            masters = [value for p in self._scalars for _, value in self._state.read(p, ("weight",))]
+            self._engine.module.exact_scalars = torch.cat(masters).to(self.device, torch.float32)
 
     def _read(self, mine: Callable[[str], bool], kinds: tuple[str, ...]) -> dict[str, Tensor]:
         found = {}

@@ -15,15 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cliploom import models, storage
-from cliploom.data.plan import WorkItem, micro_batches, rank_span
+from cliploom import objectives, storage
+from cliploom.data import vocabulary as vocabularies
+from cliploom.data.plan import WorkItem, kept_patches, micro_batches, rank_span
 from cliploom.data.reader import Batch, Fault
 from cliploom.errors import InputError
-from cliploom.models.weights import save_state
 from cliploom.objectives import Ranks
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Checkpoint, Progress
 from cliploom.training.engine import Engine
+from cliploom.training.network import build
 from cliploom.training.run import Run
 from cliploom.training.schedule import learning_rate
 from cliploom.training.step import MicroBatch, loss_and_gradients
@@ -49,9 +50,11 @@ class Loop:
         spans = [rank_span(batch_size, self.world, rank) for rank in range(self.world)]
         self.ranks = Ranks([stop - start for start, stop in spans], self.rank)
         self.micro_count, _ = micro_batches(batch_size, self.world, run.stream.micro_batch_size)
-        self.engine = Engine(models.create(run.model, seed=run.config.train.seed), run.config.train)
-        if found:
-            self.engine.load_state(found.load(), found.progress.optimizer_steps)
+        state = found.load() if found else None
+        self.engine = Engine(build(run, state), run.config.train)
+        if found and state:
+            self.engine.load_state(state, found.progress.optimizer_steps)
+        self.objective = objectives.objective(run.config.objective.name)
         before = found.progress if found else None
         self.step = attempt.step
         self.optimizer_steps = before.optimizer_steps if before else 0
@@ -87,8 +90,9 @@ class Loop:
         received = [next(batches)[1] for _ in range(self.micro_count)]
         self.waited += time.perf_counter() - began
         self._count_faults(received)
-        micros = [MicroBatch(torch.from_numpy(b.pixels), torch.from_numpy(b.tokens)) for b in received]
-        result = loss_and_gradients(self.engine, micros, self.ranks, settings.text_buckets, _is_finite)
+        micros = [self._micro_batch(batch) for batch in received]
+        loss_of = self.objective.loss
+        result = loss_and_gradients(self.engine, micros, self.ranks, settings.text_buckets, loss_of, _is_finite)
         rate = learning_rate(self.step, self.run.steps, self.run.warmup_steps, settings.learning_rate)
         loss, norm = float(result.loss), math.nan
         if math.isfinite(loss):
@@ -103,10 +107,18 @@ class Loop:
         self.step += 1
         return {
             "loss": loss,
-            "logit_scale": float(result.logit_scale),
+            **dict(zip(self.objective.shared, result.shared.tolist(), strict=True)),
             "learning_rate": rate,
             "gradient_norm": norm,
         }
+
+    def _micro_batch(self, batch: Batch) -> MicroBatch:
+        patches = None
+        if share := self.run.config.model.patch_dropout:
+            total = self.run.model.grid_size**2
+            kept = max(1, round(total * (1 - share)))
+            patches = torch.from_numpy(kept_patches(self.run.stream.source.seed, batch.samples, total, kept))
+        return MicroBatch(torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens), patches)
 
     def _count_faults(self, received: list[Batch]) -> None:
         """Count replaced samples over all workers, and stop where they are too many."""
@@ -194,7 +206,10 @@ class Loop:
 def save_weights(run: Run, weights: dict[str, Tensor]) -> None:
     """Write a state dict as the run's exported model."""
     with tempfile.TemporaryDirectory() as folder:
-        save_state(weights, run.model, Path(folder))
+        objectives.save_state(run.config.objective.name, weights, run.model, Path(folder))
+        if uri := run.stream.source.vocabulary:
+            packed = vocabularies.load(uri, run.stream.source.vocabulary_digest).pack()
+            Path(folder, vocabularies.NAME).write_bytes(packed)
         for file in sorted(Path(folder).iterdir()):
             storage.upload(file, storage.join(run.export, file.name))
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cliploom import storage
+from cliploom import objectives, storage
 from cliploom.config import Config, require
 from cliploom.data import manifest as manifests
+from cliploom.data import vocabulary as vocabularies
 from cliploom.data.plan import micro_batches
 from cliploom.data.reader import Source
 from cliploom.data.stream import Stream
 from cliploom.errors import InputError
-from cliploom.models import ModelConfig, preset
-from cliploom.training import checkpoint
+from cliploom.models import CLIP, ModelConfig, preset
+from cliploom.training import checkpoint, ngrams
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class Run:
         return storage.join(self.folder, "export")
 
 
-def plan_run(config: Config) -> Run:
+def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
     """Work out the run that `config` means.
+
+    Args:
+        config: of the job.
+        start: geometry of the weights that it starts from (`config.model.weights`), if any.
 
     Raises:
         InputError: the settings don't make one.
@@ -57,8 +62,15 @@ def plan_run(config: Config) -> Run:
             f"train.global_batch_size={train.global_batch_size} is smaller than the number of workers, {most}: "
             "raise it, or lower train.workers"
         )
-    model = preset(config.model.name)
-    folder = storage.join(storage.absolute(config.run.storage), str(config.run.name))
+    model = model_config(config, start)
+    vocabulary = vocabularies.load(config.data.vocabulary)
+    if model.vocab_size != vocabulary.size:
+        raise InputError(
+            f"model.weights={config.model.weights} has {model.vocab_size} token ids, the vocabulary has "
+            f"{vocabulary.size}: set data.vocabulary to the file that the weights were trained with"
+        )
+    table = ngrams.read(config, model.vocab_size)
+    folder = run_folder(config)
     manifest = manifests.load(str(config.data.manifest))
     manifest.check()
     source = Source(
@@ -68,6 +80,8 @@ def plan_run(config: Config) -> Run:
         config.data.window_shards,
         model.image_size,
         config.data.crop_scale,
+        storage.absolute(config.data.vocabulary) if config.data.vocabulary else None,
+        vocabulary.digest,
     )
     steps = _steps(config, manifest.samples)
     run = Run(
@@ -78,8 +92,14 @@ def plan_run(config: Config) -> Run:
         settings={
             "data.manifest": manifest.fingerprint,
             "data.window_shards": config.data.window_shards,
+            "data.vocabulary": vocabulary.digest,
             "model.name": config.model.name,
+            "model.weights": config.model.weights,
+            "model.activation": model.activation,
+            "model.patch_dropout": config.model.patch_dropout,
             "objective.name": config.objective.name,
+            **({} if table is None else {"objective.ngrams": ngrams.digest(table)}),
+            "train.lock": train.lock,
             "train.global_batch_size": train.global_batch_size,
             "train.seed": train.seed,
             **({"train.norm_batch_size": train.norm_batch_size} if model.is_resnet else {}),
@@ -87,6 +107,34 @@ def plan_run(config: Config) -> Run:
     )
     _check_norm_groups(run)
     return run
+
+
+def run_folder(config: Config) -> str:
+    """URI of the folder that holds all of a run."""
+    return storage.join(storage.absolute(config.run.storage), str(config.run.name))
+
+
+def model_config(config: Config, start: ModelConfig | None) -> ModelConfig:
+    """The geometry of the network that is trained.
+
+    Raises:
+        InputError: the settings of the model and of the objective don't go together.
+    """
+    wanted = config.model
+    vocabulary = vocabularies.load(config.data.vocabulary)
+    model = start or replace(preset(wanted.name), vocab_size=vocabulary.size)
+    if start and wanted.activation not in (None, start.activation):
+        raise InputError(f"model.weights={wanted.weights} has {start.activation}: leave model.activation out")
+    if wanted.activation:
+        model = replace(model, activation=wanted.activation)
+    objective = objectives.objective(config.objective.name)
+    if wanted.patch_dropout and model.is_resnet:
+        raise InputError(f"model.patch_dropout needs a vision transformer, which {wanted.name} is not")
+    if config.train.lock != "none" and not wanted.weights:
+        raise InputError(f"train.lock={config.train.lock} needs weights to keep: give model.weights")
+    if wanted.weights and objective.network is not CLIP:
+        raise InputError(f"objective.name={config.objective.name} trains no CLIP: leave model.weights out")
+    return objective.geometry(model)
 
 
 def workers_range(config: Config) -> tuple[int, int]:
