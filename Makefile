@@ -45,7 +45,7 @@ test: $(READY)
 	@touch $@
 
 bench: $(READY) .venv-peer/.ready
-	$(BIN)/python tests/benchmarks/model.py
+	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"

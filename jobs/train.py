@@ -14,6 +14,8 @@ from cliploom.config import Config, require
 def main(config: Config, words: list[str]) -> None:
     """Train a CLIP model on image-text pairs, and register it as a candidate.
 
+    What learns another objective than matching images with texts leaves its weights in the run's folder alone.
+
     A run that was stopped goes on from its last checkpoint when the job is started again with the same run.name.
     """
     require(config, "run.name", "data.manifest", "registry.model_name")
@@ -43,9 +45,16 @@ def main(config: Config, words: list[str]) -> None:
     try:
         if not is_complete(run):
             with connect(config.ray):
-                _train(run, tracker)
-        version = _register(run, uri, tracker.run_id)
-        print(f"registered {version.name} version {version.version}, alias candidate")
+                done = _train(run, tracker)
+            if not done:
+                sys.exit(
+                    f"stopped by SIGTERM: run {config.run.name} goes on from its checkpoint when it is started again"
+                )
+        if run.makes_clip:
+            version = _register(run, uri, tracker.run_id)
+            print(f"registered {version.name} version {version.version}, alias candidate")
+        else:
+            print(f"weights {run.export}: {config.objective.name} makes no CLIP, so no version is registered")
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -77,7 +86,8 @@ def _start(config: Config) -> Any:
         return weights.load(path, model_config(config, None))
 
 
-def _train(run: Any, tracker: Any) -> None:
+def _train(run: Any, tracker: Any) -> bool:
+    """Whether the run came to its end."""
     from cliploom.progress import Progress
     from cliploom.training.trainer import fit
 
@@ -93,7 +103,7 @@ def _train(run: Any, tracker: Any) -> None:
                 f"waiting for data {row['data_wait_seconds']:.1f} s",
             )
 
-        fit(run, report)
+        return fit(run, report)
 
 
 def _register(run: Any, uri: str, run_id: str) -> Any:

@@ -203,6 +203,7 @@ class Train(Section):
     activation_checkpointing: bool = Field(False, description="keep blocks' inputs alone, for memory, and recompute")
     compile: bool = Field(False, description="compile the transformers' blocks at the first step")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints")
+    checkpoint_minutes: float = Field(15, gt=0, description="longest time between checkpoints")
     keep_checkpoints: Positive = Field(2, description="the last so many whole checkpoints stay")
     max_failures: int = Field(3, ge=0, description="restarts of failed workers before the run gives up")
     max_skipped: Positive = Field(8, description="steps in a row with a loss or gradient that is not finite")

@@ -1,9 +1,9 @@
 """`make bench`: training step, loss and tokenizer beside open_clip's, on this machine's CPU, in one run.
 
 open_clip has an environment of its own (`.venv-peer`, made by `make bench`), each measurement a process of its own, and
-the two sides take turns. Each gets its best: of threads, of compiling or not, and open_clip in bf16 of autocast and of
-bf16 weights. Ratios are of samples a second. The bound is what a matrix product's FLOP rate would allow for the
-operations that the step needs, backward taken as twice forward.
+the two sides take turns. Each gets its best of threads, of compiling or not, and of huge pages or not; open_clip in
+bf16 of autocast and of bf16 weights. Ratios are of samples a second. The bound is what a matrix product's FLOP rate
+would allow for the operations that the step needs, backward taken as twice forward.
 
     model.py [PRESET ...]    by default ViT-B-32 in depth, and the other presets of the paper with 77-token captions
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gzip
 import itertools
 import json
 import os
@@ -33,7 +34,8 @@ from cliploom.data.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-PEER = ROOT / ".venv-peer" / "bin" / "python"
+PEER, OURS = ROOT / ".venv-peer" / "bin" / "python", Path(sys.executable)
+CORES = len(os.sched_getaffinity(0))
 SENTENCE = "a photo of the small red dog that runs over green grass near an old stone house by the river in summer"
 WORDS = SENTENCE.split()
 # Samples a step of the other presets: what a step of some ten seconds has.
@@ -47,6 +49,7 @@ BATCHES = {
     "ViT-L-14": 2,
     "ViT-L-14-336": 1,
 }
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PRECISIONS = {"fp32": ["fp32"], "bf16": ["amp_bf16", "pure_bf16"]}  # ours: open_clip's
 Row = dict[str, Any]
 
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> None:
     """Measure, print a table, and write the figures with --output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help="steps of these alone, with 77-token captions")
+    parser.add_argument("--first", action="store_true", help="ViT-B-32, the loss and the tokenizer alone")
     parser.add_argument("--batch", type=int, default=16, help="samples a step of ViT-B-32")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
@@ -65,7 +69,7 @@ def main(argv: list[str]) -> None:
         if not options.presets:
             rows += steps("ViT-B-32", options.batch, ("natural", "full"), True, Path(folder))
             rows += [loss(), *tokenizer(Path(folder))]
-        for name in options.presets or BATCHES:
+        for name in options.presets or ([] if options.first else BATCHES):
             rows += steps(name, BATCHES.get(name, options.batch), ("full",), False, Path(folder))
     show(rows)
     if options.output:
@@ -74,19 +78,16 @@ def main(argv: list[str]) -> None:
 
 
 def steps(name: str, batch: int, captions: tuple[str, ...], thorough: bool, folder: Path) -> list[Row]:
-    """Training steps of a preset in both precisions; `thorough` tries compiled models too."""
+    """Training steps of a preset in both precisions; `thorough` tries all that might be faster."""
     rows = []
     for kind, precision in itertools.product(captions, PRECISIONS):
         file = write_batch(name, batch, kind, folder)
-        compiled = (False, True) if thorough else (False,)
-        cores = len(os.sched_getaffinity(0))
-        threads = range(1, cores + 1) if thorough else [cores]
-        shared = {"what": "step", "model": name, "batch": str(file), "rounds": 3}
-        slow = fastest(PEER, shared, PRECISIONS[precision], compiled, threads)
-        fast = fastest(Path(sys.executable), shared, [precision], compiled, threads)
-        rate = ask(Path(sys.executable), {"what": "peak", "precision": DTYPES[precision], "threads": 2, "rounds": 5})
-        work = ask(Path(sys.executable), shared | {"what": "flops", "threads": 1})
-        bound = batch * rate["flops"] / work["flops"]
+        request = {"what": "step", "model": name, "batch": str(file), "rounds": 3}
+        slow = fastest(PEER, request, [way for p in PRECISIONS[precision] for way in ways(p, thorough)])
+        fast = fastest(OURS, request, ways(precision, thorough))
+        peak = {"what": "peak", "precision": DTYPES[precision], "threads": CORES, "huge pages": True, "rounds": 5}
+        work = ask(OURS, request | {"what": "flops", "threads": 1, "huge pages": False})
+        bound = batch * ask(OURS, peak)["flops"] / work["flops"]
         what = f"step, {name}, batch {batch}, {precision}, {'12-word' if kind == 'natural' else '77-token'} captions"
         rows.append(compared(what, "samples/s", batch / slow["seconds"], batch / fast["seconds"]))
         rows[-1] |= {"open_clip ran": slow["ran"], "cliploom ran": fast["ran"], "bound": bound}
@@ -95,20 +96,22 @@ def steps(name: str, batch: int, captions: tuple[str, ...], thorough: bool, fold
     return rows
 
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+def ways(precision: str, thorough: bool) -> list[Row]:
+    """Ways to run a step. One thread less is tried where nothing is compiled: a compiler does not turn the order."""
+    found = [{"precision": precision, "compile": False, "threads": CORES, "huge pages": True}]
+    if thorough:
+        plain = found[0] | {"huge pages": False}
+        found += [plain, plain | {"threads": CORES - 1 or 1}, plain | {"compile": True}, found[0] | {"compile": True}]
+    return found
 
 
-def fastest(
-    python: Path, request: Row, precisions: Sequence[str], compiled: Sequence[bool], threads: Sequence[int]
-) -> Row:
+def fastest(python: Path, request: Row, choices: Sequence[Row]) -> Row:
     """The answer of the fastest of all choices, with what was chosen."""
     answers = []
-    for precision, compiling, count in itertools.product(precisions, compiled, threads):
-        if compiling and count < threads[-1]:
-            continue  # what a compiler gains does not turn the order of threads
-        answer = ask(python, request | {"precision": precision, "compile": compiling, "threads": count})
-        ran = f"{precision}, {count} threads{', compiled' if compiling else ''}"
-        answers.append(answer | {"ran": ran})
+    for choice in choices:
+        words = [choice["precision"], f"{choice['threads']} threads"]
+        words += [word for word, on in (("compiled", choice["compile"]), ("huge pages", choice["huge pages"])) if on]
+        answers.append(ask(python, request | choice) | {"ran": ", ".join(words)})
     return min(answers, key=lambda answer: float(answer["seconds"]))
 
 
@@ -116,6 +119,7 @@ def ask(python: Path, request: Row) -> Row:
     """A side's answer to a request, from a process of its own."""
     side = HERE / ("peer.py" if python == PEER else "ours.py")
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": str(request["threads"])}
+    environment["THP_MEM_ALLOC_ENABLE"] = str(int(request["huge pages"]))  # our training workers have it on
     done = subprocess.run([python, side, json.dumps(request)], capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"error: {side.name} {json.dumps(request)} failed:\n{done.stderr[-2000:]}")
@@ -125,8 +129,8 @@ def ask(python: Path, request: Row) -> Row:
 
 def loss(count: int = 16384, width: int = 512) -> Row:
     """The loss with its gradients."""
-    request = {"what": "loss", "count": count, "width": width, "threads": 2, "rounds": 3}
-    slow, fast = ask(PEER, request), ask(Path(sys.executable), request)
+    request = {"what": "loss", "count": count, "width": width, "threads": CORES, "rounds": 3}
+    slow, fast = (ask(side, request | {"huge pages": side == OURS}) for side in (PEER, OURS))
     row = compared(f"loss, N={count}, d={width}, fp32", "samples/s", count / slow["seconds"], count / fast["seconds"])
     row |= {"open_clip MiB": slow["mebibytes"], "cliploom MiB": fast["mebibytes"]}
     print(row, flush=True)
@@ -135,10 +139,10 @@ def loss(count: int = 16384, width: int = 512) -> Row:
 
 def tokenizer(folder: Path) -> list[Row]:
     """Captions a second: new ones, and those seen before."""
-    texts = make_captions(20000, 1)
+    texts = common_captions(20000, 1)
     (folder / "texts.json").write_text(json.dumps(texts))
-    request = {"what": "tokenizer", "texts": str(folder / "texts.json"), "threads": 1, "rounds": 3}
-    slow, fast = ask(PEER, request), ask(Path(sys.executable), request)
+    request = {"what": "tokenizer", "texts": str(folder / "texts.json"), "threads": 1, "rounds": 3, "huge pages": False}
+    slow, fast = ask(PEER, request), ask(OURS, request)
     return [
         compared(f"tokenizer, 12 words, {kind}", "captions/s", len(texts) / slow[key], len(texts) / fast[key])
         for kind, key in (("seen words", "seconds"), ("a fresh process", "cold_seconds"))
@@ -149,6 +153,17 @@ def make_captions(count: int, seed: int) -> list[str]:
     """Captions of natural length: 5 to 19 words, 12 in the mean."""
     random = np.random.default_rng(seed)
     return [" ".join(random.choice(WORDS, random.integers(5, 20))) for _ in range(count)]
+
+
+def common_captions(count: int, seed: int) -> list[str]:
+    """Captions of as many words, of those that CLIP has a token for, drawn by Zipf's law."""
+    merges = gzip.decompress((ROOT / "platform/cliploom/data/bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
+    tokens = ["".join(line.split()) for line in merges.splitlines()[1:]]
+    words = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>") and token[:-4].isalpha()]
+    random = np.random.default_rng(seed)
+    share = 1 / np.arange(1, len(words) + 1)
+    drawn = random.choice(words, (count, 19), p=share / share.sum())
+    return [" ".join(row[:length]) for row, length in zip(drawn, random.integers(5, 20, count), strict=True)]
 
 
 def write_batch(name: str, batch: int, kind: str, folder: Path) -> Path:

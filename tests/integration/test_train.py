@@ -169,6 +169,30 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(
         assert torch.equal(weight, expected[name]), name
 
 
+def test_sigterm_saves_at_once_and_the_run_goes_on_from_there(
+    head: Head, shards: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    config = write_config(tmp_path, shards, "stopped", checkpoint_steps=1000)
+    command = [sys.executable, "jobs/train.py", "--config", str(config)]
+    environment = {**os.environ, **head.environment, "RAY_ADDRESS": head.address}
+    driver = subprocess.Popen(command, cwd=servers.ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while not ((tmp_path / "mlflow.db").exists() and losses(tmp_path, "stopped")):
+        assert driver.poll() is None
+        os.sched_yield()
+    driver.terminate()
+    _, said = driver.communicate()
+    assert driver.returncode == 1
+    assert "stopped by SIGTERM: run stopped goes on from its checkpoint" in said
+    [marker] = (tmp_path / "stopped" / "checkpoints").glob("*/COMMIT.json")
+    stopped_at = int(marker.parent.name.split("-")[0])
+    assert 0 < stopped_at < STEPS
+    answer = subprocess.run(command, cwd=servers.ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    expected = weights(uninterrupted, "whole")
+    for name, weight in weights(tmp_path, "stopped").items():
+        assert torch.equal(weight, expected[name]), name
+
+
 def wait_for_checkpoint(driver: subprocess.Popen[str], folder: Path, step: int) -> None:
     """Until a checkpoint at `step` or later is committed; the driver's own lines are the clock."""
     while True:

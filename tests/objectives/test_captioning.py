@@ -7,6 +7,7 @@ import torch
 
 import oracle
 import toys
+from cliploom.models import checkpoint_activations
 from cliploom.objectives import captioning
 
 
@@ -30,6 +31,20 @@ def test_logits_of_few_tokens_at_a_time_change_nothing(monkeypatch: pytest.Monke
     cut = toys.loss(network, images, tokens)
     torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(toys.gradients(network, cut), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [toys.VIT, toys.RESNET])
+def test_recomputed_activations_change_no_gradient(name: str) -> None:
+    network = toys.network("captioning", name)
+    images, tokens = toys.pictures(4, network.config), toys.texts(4)
+    expected = toys.gradients(network, toys.loss(network, images, tokens))
+    checkpoint_activations(network)
+    towers = [module for module in network.modules() if hasattr(module, "recompute")]
+    assert len(towers) == 2
+    assert all(tower.recompute for tower in towers)
+    torch.testing.assert_close(
+        toys.gradients(network, toys.loss(network, images, tokens)), expected, rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("positions", [1, 30, 50, 200])

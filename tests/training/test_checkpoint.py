@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def progress(step: int) -> Progress:
 
 
 def tensors(step: int, rank: int) -> dict[str, torch.Tensor]:
-    return {f"weight/{rank}": torch.full((40,), float(step)), f"exp_avg/{rank}": torch.arange(3.0)}
+    """A rank's slices: its half of a weight, and a moment that it holds alone."""
+    return {f"weight/a@{40 * rank}": torch.full((40,), float(step)), f"exp_avg/{rank}@0": torch.arange(3.0)}
 
 
 def save(run: str, attempt: Attempt, step: int) -> str:
@@ -52,8 +54,8 @@ def test_what_was_saved_is_loaded(run: str) -> None:
     assert found is not None
     assert resumed == Attempt(2, 10, "00000010-0001")
     assert found.progress == progress(10)
-    expected = tensors(10, 0) | tensors(10, 1)
     loaded = found.load()
+    expected = {"weight/a": torch.full((80,), 10.0), "exp_avg/0": torch.arange(3.0), "exp_avg/1": torch.arange(3.0)}
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
@@ -123,17 +125,26 @@ def test_a_newer_format_is_refused_with_a_sentence(run: str) -> None:
     place = storage.join(save(run, attempt, 10), checkpoint.MARKER)
     marker = json.loads(storage.read(place))["commit"] | {"format_version": 99}
     storage.write(place, json.dumps({"sha256": checkpoint._digest(marker), "commit": marker}).encode())
-    with pytest.raises(InputError, match="has checkpoint format 99, but this cliploom reads 1"):
+    with pytest.raises(InputError, match="has checkpoint format 99, but this cliploom reads 2"):
         checkpoint.newest(run)
 
 
-@given(st.dictionaries(st.text(min_size=1), st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 9))
-def test_parameters_are_dealt_out_fairly(parameters: dict[str, int], world: int) -> None:
-    owner = checkpoint.assign(parameters, world)
-    assert owner.keys() == parameters.keys()
-    load = [sum(size for name, size in parameters.items() if owner[name] == rank) for rank in range(world)]
-    assert max(load) - min(load) <= max(parameters.values())
-    assert set(owner.values()) <= set(range(world))
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_slices_of_any_sizes_make_the_whole(sizes: list[int], random: Random) -> None:
+    whole = torch.arange(float(sum(sizes)))
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    parts = [
+        {f"weight/a.b@{start}": whole[start : start + size]} for start, size in zip(starts, sizes, strict=True) if size
+    ]
+    random.shuffle(parts)
+    if parts:
+        assert torch.equal(checkpoint.merge(parts)["weight/a.b"], whole)
+
+
+@pytest.mark.parametrize("starts", [(0, 3), (0, 5), (2, 4)])
+def test_slices_that_do_not_meet_are_refused(starts: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="the slices of weight/a do not meet"):
+        checkpoint.merge([{f"weight/a@{start}": torch.zeros(4)} for start in starts])
 
 
 SAVER = """
@@ -167,5 +178,5 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -
         assert found.progress.step >= last + 10 * commits
         assert int(storage.name(said[-1].strip()).split("-")[0]) == last + 10 * commits
         loaded = found.load()
-        assert torch.equal(loaded["weight/1"], torch.full((40,), float(found.progress.step)))
+        assert torch.equal(loaded["weight/a"], torch.full((80,), float(found.progress.step)))
         last = found.progress.step

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +15,12 @@ from torch import Tensor
 
 import oracle
 import processes
-from cliploom import models
+from cliploom import models, objectives
 from cliploom.config import Train
+from cliploom.objectives import GlobalLoss, Ranks
+from cliploom.training.checkpoint import merge
 from cliploom.training.engine import Engine
+from cliploom.training.step import loss_and_gradients
 
 pytestmark = pytest.mark.integration
 STAGES = (0, 1, 2, 3)
@@ -37,7 +42,10 @@ def take_steps(engine: Engine, count: int) -> list[float]:
 
 
 def everything(engine: Engine) -> dict[str, Tensor]:
-    return engine.state(lambda _: True)
+    """The whole state, of all workers' slices; no element is in two of them."""
+    parts: list[dict[str, Tensor]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(parts, engine.snapshot())
+    return merge(parts)
 
 
 def train_and_save(cases: list[tuple[int, str]]) -> list[Any]:
@@ -185,11 +193,47 @@ def exact_scale(stage: int) -> tuple[float, float]:
     take_steps(engine, 3)
     micros, ranks = cut(*make_batch(), dist.get_world_size(), dist.get_rank(), 4)
     found = take_gradients(engine, "contrastive", micros, ranks, 2).shared
-    masters = engine.state(lambda name: name == "logit_scale")
-    return float(found), float(masters["weight/logit_scale"].exp())
+    return float(found), float(engine.weights()["logit_scale"].exp())
 
 
 def test_the_logit_scale_is_the_fp32_masters() -> None:
     for found, exact in processes.run(2, exact_scales, [1, 3])[0]:
         assert found == pytest.approx(exact, rel=1e-6)
         assert exact != pytest.approx(1 / 0.07, rel=1e-4)
+
+
+def broken_contrastive(rows: Sequence[Tensor], shared: Tensor, ranks: Ranks) -> GlobalLoss:
+    """A finite loss whose gradient is not, on the last rank alone."""
+    found = objectives.contrastive(rows, shared, ranks)
+    if dist.get_rank() == dist.get_world_size() - 1:
+        found.rows[0][0, 0] = torch.inf
+    return found
+
+
+def skip_a_step(cases: list[tuple[int, str]]) -> list[tuple[float, bool, bool]]:
+    """Of each case: the norm of a broken step, whether it changed nothing, and whether nothing of it is left after."""
+    results = []
+    for case in cases:
+        engines = [make_engine(*case) for _ in range(2)]
+        for engine in engines:
+            take_steps(engine, 1)
+        micros, ranks = cut(*make_batch(), dist.get_world_size(), dist.get_rank(), 4)
+        before = everything(engines[0])
+        loss_and_gradients(engines[0], micros, ranks, 2, broken_contrastive, lambda _: True)
+        norm = engines[0].step(SETTINGS["learning_rate"])
+        after = everything(engines[0])
+        same = all(torch.equal(before[key], after[key]) for key in before)
+        for engine in engines:
+            take_steps(engine, 2)
+        ends = [everything(engine) for engine in engines]
+        results.append((norm, same, all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])))
+    return results
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    cases = list(itertools.product(STAGES, ("fp32", "bf16")))
+    for found in processes.run(2, skip_a_step, cases):
+        for case, (norm, same, forgotten) in zip(cases, found, strict=True):
+            assert not math.isfinite(norm), case
+            assert same, case
+            assert forgotten, case

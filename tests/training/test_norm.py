@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from test_engine import everything
 from test_step import Plain, assert_gradients, take_gradients
 
 import oracle
@@ -65,10 +66,10 @@ def engine_state(settings: dict[str, Any], steps: int) -> dict[str, torch.Tensor
     for _ in range(steps):
         take_gradients(engine, "contrastive", *own_part(GROUP), 1)
         engine.step(1e-3)
-    state = engine.state(lambda _: True)
+    state = everything(engine)
     other = Engine(models.create(models.preset(MODEL), seed=4), Train(norm_batch_size=GROUP, **settings))
     other.load_state(state, steps)
-    loaded = other.state(lambda _: True)
+    loaded = everything(other)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
     return state

@@ -18,6 +18,7 @@ from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
 from cliploom.objectives import dictionary
 from cliploom.objectives.ngrams import NGramPredictor
+from cliploom.training.checkpoint import merge
 from cliploom.training.engine import Engine
 from cliploom.training.loop import save_weights
 from cliploom.training.network import build
@@ -105,7 +106,7 @@ def restored(runs: list[Run]) -> list[bool]:
 
 def _is_restored(run: Run) -> bool:
     first = Engine(build(run, None), run.config.train)
-    state = first.state(lambda _: True)
+    state = merge([first.snapshot()])
     second = Engine(build(run, state), run.config.train)
     second.load_state(state, 0)
     weights, again = first.weights(), second.weights()

@@ -197,5 +197,5 @@ def checkpoint_activations(model: nn.Module) -> None:
 def compile_blocks(model: nn.Module) -> None:
     """Have transformer blocks compiled by torch when they are first used; names of parameters stay."""
     for module in model.modules():
-        if isinstance(module, ResidualAttentionBlock):
-            module.compile()
+        for block in getattr(module, "resblocks", ()):
+            block.compile()

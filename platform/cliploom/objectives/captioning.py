@@ -81,14 +81,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.grad_checkpointing = False
+        self.recompute = False
         settings = (config.text_width, config.text_heads, config.text_layers, config.activation)
         self.resblocks = nn.ModuleList(DecoderBlock(*settings) for _ in range(config.text_layers))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Texts [R, L, C] and images [B, S, C] -> [R, L, C]."""
         for block in self.resblocks:
-            x = run_block(block, self.grad_checkpointing, x, image)
+            x = run_block(block, self.recompute, x, image)
         return x
 
 

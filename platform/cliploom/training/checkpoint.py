@@ -7,8 +7,8 @@ A run's folder holds
     checkpoints/00001200-0003/COMMIT.json   written last; the checkpoint is there when this is
 
 COMMIT.json alone is the truth: it holds the digests of all files and of itself, and a checkpoint that differs from them
-is passed over for the one before. Each worker writes the parameters that fall to it, whole and by name, so that a
-checkpoint can be read at any number of workers and any ZeRO stage.
+is passed over for the one before. Each worker writes the slices of tensors that it holds, by name, so that a checkpoint
+can be read at any number of workers and any ZeRO stage.
 
 An attempt that was given up may still be uploading. What it commits after the next attempt has begun from an earlier
 step would fork the run, so a checkpoint counts only if no later attempt began below its step.
@@ -19,17 +19,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from cliploom import storage
 from cliploom.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MARKER = "COMMIT.json"
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Progress:
     optimizer_steps: int  # fewer than steps where steps were skipped
     data_fingerprint: str
     settings: Mapping[str, Any]  # those that a resumed run must share
-    skipped: list[dict[str, Any]] = field(default_factory=list)  # {step, cause} of steps that changed nothing
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # {step, cause, positions} without effect
     bad_visits: int = 0  # visits at which another sample stood in for an unreadable one
     faults: list[dict[str, str]] = field(default_factory=list)  # those samples, each once
 
@@ -58,11 +59,8 @@ class Checkpoint:
     files: Mapping[str, Mapping[str, Any]]  # name -> {bytes, sha256}
 
     def load(self) -> dict[str, Tensor]:
-        """All tensors, by name."""
-        state: dict[str, Tensor] = {}
-        for name in sorted(self.files):
-            state |= safetensors.torch.load(storage.read(storage.join(self.uri, name)))
-        return state
+        """All tensors, flat, by KIND/NAME."""
+        return merge(safetensors.torch.load(storage.read(storage.join(self.uri, name))) for name in sorted(self.files))
 
 
 @dataclass(frozen=True)
@@ -164,15 +162,25 @@ def remove_old(run: str, keep: int) -> None:
             storage.delete(folder)
 
 
-def assign(parameters: Mapping[str, int], world_size: int) -> dict[str, int]:
-    """Which rank writes which parameter: the largest first, each to the rank that has the fewest elements so far."""
-    load = [0] * world_size
-    owner = {}
-    for name in sorted(parameters, key=lambda n: (-parameters[n], n)):
-        rank = load.index(min(load))
-        owner[name] = rank
-        load[rank] += parameters[name]
-    return owner
+def merge(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The whole flat tensors, by KIND/NAME, of all workers' slices, by KIND/NAME@START.
+
+    Raises:
+        ValueError: slices overlap, or some are missing.
+    """
+    slices: dict[str, dict[int, Tensor]] = {}
+    for part in parts:
+        for key, values in part.items():
+            name, _, start = key.rpartition("@")
+            slices.setdefault(name, {})[int(start)] = values
+    whole = {}
+    for name, found in slices.items():
+        starts = sorted(found)
+        ends = [start + len(found[start]) for start in starts]
+        if starts != [0, *ends[:-1]]:
+            raise ValueError(f"the slices of {name} do not meet")
+        whole[name] = torch.cat([found[start] for start in starts])
+    return whole
 
 
 def _folder(run: str, attempt: Attempt, step: int) -> str:

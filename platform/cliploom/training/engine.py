@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cliploom.config import Train
 from cliploom.models.names import SCALARS
 from cliploom.models.norm import move_statistics, norms
 from cliploom.training.groups import parameter_groups
+from cliploom.training.state import KINDS, OptimizerState, share
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = ("weight", *MOMENTS)
 _SMALLEST_PARTITIONED = 100_000  # elements; ZeRO-3 leaves smaller parameters whole on every rank
 
 
@@ -65,7 +63,8 @@ class Engine:
         self._names = {parameter: name for name, parameter in trained.items()}
         self._frozen = {name: value for name, value in start.items() if name not in trained}
         self._scalars = [trained[name] for name in ("logit_scale", "logit_bias") if name in trained]
-        self._state = _State(self._engine.optimizer, config.zero_stage, self._names)
+        self._shapes = {name: value.shape for name, value in start.items()}
+        self._state = OptimizerState(self._engine.optimizer, config.zero_stage, self._names)
         self._norms = norms(self._engine.module)
         for norm in self._norms:
             norm.group_size = config.norm_batch_size
@@ -118,40 +117,43 @@ class Engine:
         self._engine.optimizer.zero_grad()
         return float(norm)
 
-    def state(self, mine: Callable[[str], bool]) -> dict[str, Tensor]:
-        """Master weights and moments of the parameters that `mine` picks by name, whole, fp32 on the CPU.
+    def snapshot(self) -> dict[str, Tensor]:
+        """What this worker writes down of the state, copied to the CPU without asking another worker.
 
-        Keys are `weight/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME`; `weight/NAME` alone of parameters that are not
-        trained; and `buffer/NAME` of BatchNorm's statistics. All ranks must call it at the same time.
+        Keys are KIND/NAME@START, values slices of flat tensors, fp32: `weight`, `exp_avg` and `exp_avg_sq` of what is
+        trained, `weight` alone of what is not, `buffer` of BatchNorm's statistics. `checkpoint.merge` puts the slices
+        of all workers together.
         """
-        buffers = {f"buffer/{name}": _on_host(value) for name, value in self._buffers().items() if mine(name)}
-        frozen = {f"weight/{name}": value for name, value in self._frozen.items() if mine(name)}
-        return self._read(mine, KINDS) | frozen | buffers
+        found = {f"{kind}/{name}@{start}": _on_host(values) for kind, name, start, values in self._state.own()}
+        for name, value in self._frozen.items():
+            start, stop = share(value.numel())
+            found[f"weight/{name}@{start}"] = value.flatten()[start:stop]
+        if dist.get_rank() == 0:
+            found |= {f"buffer/{name}@0": _on_host(value).flatten() for name, value in self._buffers().items()}
+        return found
 
     def weights(self) -> dict[str, Tensor]:
-        """Master weights and statistics by name, whole, fp32 on the CPU; empty but on rank 0."""
-        found = self._read(lambda _: dist.get_rank() == 0, ("weight",))
-        weights = {key.removeprefix("weight/"): value for key, value in found.items()}
-        if weights:
-            weights |= self._frozen
-            weights |= {name: _on_host(value) for name, value in self._buffers().items()}
-        return weights
+        """Master weights and statistics by name, whole, fp32 on the CPU. All workers must call it at the same time."""
+        weights = {
+            name: _on_host(self._state.whole(parameter)).view(self._shapes[name])
+            for parameter, name in self._names.items()
+        }
+        return weights | self._frozen | {name: _on_host(value) for name, value in self._buffers().items()}
 
     def load_state(self, state: Mapping[str, Tensor], optimizer_steps: int) -> None:
-        """Put back what `state` gave, of all trained parameters; at any number of workers and any stage."""
+        """Put back what all workers' snapshots make, of all trained parameters; at any stage and number of workers.
+
+        Args:
+            state: flat tensors by KIND/NAME.
+            optimizer_steps: steps that AdamW had taken.
+        """
         for parameter, name in self._names.items():
             for kind in KINDS:
                 self._state.write(parameter, kind, state[f"{kind}/{name}"].to(self.device))
         self._state.set_steps(optimizer_steps)
         for name, buffer in self._buffers().items():
-            buffer.copy_(state[f"buffer/{name}"])
+            buffer.copy_(state[f"buffer/{name}"].view_as(buffer))
         self._refresh_scalars()
-
-    def parameters(self) -> dict[str, int]:
-        """Elements of each parameter and buffer by name."""
-        sizes = {name: math.prod(self._state.shape(parameter)) for parameter, name in self._names.items()}
-        sizes |= {name: value.numel() for name, value in self._frozen.items()}
-        return sizes | {name: buffer.numel() for name, buffer in self._buffers().items()}
 
     def _buffers(self) -> dict[str, Tensor]:
         """The tensors that belong to the weights and are no parameters: equal on all ranks."""
@@ -162,102 +164,11 @@ class Engine:
     def _refresh_scalars(self) -> None:
         """Tell the model its logit scale in fp32: as bf16 it would move in steps of 1.6 %."""
         if self.dtype != torch.float32 and self._scalars:
-            masters = [value for p in self._scalars for _, value in self._state.read(p, ("weight",))]
-            self._engine.module.exact_scalars = torch.cat(masters).to(self.device, torch.float32)
-
-    def _read(self, mine: Callable[[str], bool], kinds: tuple[str, ...]) -> dict[str, Tensor]:
-        found = {}
-        for parameter, name in self._names.items():
-            for kind, value in self._state.read(parameter, kinds):
-                if mine(name):
-                    found[f"{kind}/{name}"] = value.to("cpu", torch.float32, copy=True)
-        return found
+            self._engine.module.exact_scalars = torch.cat([self._state.whole(scalar) for scalar in self._scalars])
 
 
 def _on_host(value: Tensor) -> Tensor:
-    return value.to("cpu", copy=True)
-
-
-class _State:
-    """Master weights and AdamW moments of an engine: whole tensors in and out, wherever ZeRO keeps them.
-
-    Args:
-        optimizer: DeepSpeed's wrapper of AdamW, or at stage 0 AdamW itself.
-        stage: ZeRO stage.
-        names: names of the model's parameters.
-    """
-
-    def __init__(self, optimizer: Any, stage: int, names: Mapping[nn.Parameter, str]) -> None:
-        self._optimizer, self._stage, self._names = optimizer, stage, names
-        self.adamw: torch.optim.Optimizer = optimizer if stage == 0 else optimizer.optimizer
-        # AdamW makes its moments at the first step; loading and saving need them before.
-        for master in self._masters():
-            moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
-            self.adamw.state[master] = {"step": torch.tensor(0.0, device=master.device), **moments}
-        if stage in (1, 2):
-            optimizer._lazy_init_hp_params_optimizer_state()
-
-    def shape(self, parameter: nn.Parameter) -> torch.Size:
-        """The whole shape of a parameter that may be partitioned."""
-        shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-        return shape
-
-    def read(self, parameter: nn.Parameter, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, Tensor]]:
-        """(kind, whole fp32 tensor) of one parameter. All ranks must read the same at the same time."""
-        from deepspeed import utils
-
-        for kind in kinds:
-            if self._stage == 0:
-                value = parameter.detach() if kind == "weight" else self.adamw.state[parameter][kind]
-            elif kind == "weight":
-                value = utils.safe_get_full_fp32_param(parameter)
-            else:
-                value = utils.safe_get_full_optimizer_state(parameter, kind)
-            yield kind, value.detach().reshape(self.shape(parameter))
-
-    def write(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
-        """Set one parameter's master weight (and the copy that computes) or a moment from the whole tensor."""
-        from deepspeed import utils
-
-        if self._stage == 0:
-            (parameter.data if kind == "weight" else self.adamw.state[parameter][kind]).copy_(value)
-        elif self._stage == 3:
-            self._write_partition(parameter, kind, value)
-        elif kind == "weight":
-            utils.safe_set_full_fp32_param(parameter, value)
-            parameter.data.copy_(value)
-        else:
-            utils.safe_set_full_optimizer_state(parameter, value, kind)
-
-    def set_steps(self, steps: int) -> None:
-        """Say how many optimizer steps were taken, by which AdamW corrects its moments' bias."""
-        for master in self._masters():
-            self.adamw.state[master]["step"].fill_(steps)
-
-    def _write_partition(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
-        """Stage 3: this rank's slice of the flat tensor. DeepSpeed's own setter of whole tensors fails where the
-        size does not divide by the number of ranks."""
-        from deepspeed import utils
-
-        partition: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
-        size = partition.numel()
-        padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
-        own = padded[size * dist.get_rank() :][:size]
-        if kind == "weight":
-            utils.safe_set_local_fp32_param(parameter, own)
-            partition.data.copy_(own)
-        else:
-            utils.safe_set_local_optimizer_state(parameter, own, kind)
-
-    def _masters(self) -> list[Tensor]:
-        """The tensors that AdamW steps on: flat partitions from stage 1 on."""
-        match self._stage:
-            case 0:
-                return list(self._names)
-            case 3:
-                return list(self._optimizer.fp32_partitioned_groups_flat)
-            case _:
-                return list(self._optimizer.single_partition_of_fp32_groups)
+    return value.detach().to("cpu", copy=True)
 
 
 def _deepspeed_config(config: Train, dtype: torch.dtype, smallest_partitioned: int) -> dict[str, Any]:

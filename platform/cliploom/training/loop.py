@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,16 +22,24 @@ from cliploom.data.plan import WorkItem, kept_patches, micro_batches, rank_span
 from cliploom.data.reader import Batch, Fault
 from cliploom.errors import InputError
 from cliploom.objectives import Ranks
-from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Checkpoint, Progress
 from cliploom.training.engine import Engine
 from cliploom.training.network import build
 from cliploom.training.run import Run
+from cliploom.training.saver import Saver
 from cliploom.training.schedule import learning_rate
 from cliploom.training.step import MicroBatch, loss_and_gradients
 
 _FEWEST_VISITS = 1000  # the share of unreadable samples is of at least so many
 Report = Callable[[dict[str, Any]], None]
+
+
+class Agreed(NamedTuple):
+    """What all workers know of a step."""
+
+    faults: int  # samples replaced
+    save: bool  # a checkpoint is due by the clock
+    stop: bool  # somebody asked to stop
 
 
 class Loop:
@@ -40,11 +49,15 @@ class Loop:
         run: what is trained.
         attempt: this start of it, the same on all workers.
         found: the checkpoint that the attempt goes on from.
-        report: gets a row of metrics now and then; called on rank 0 alone.
+        report: gets a row of metrics now and then, and a row with `checkpoint` when one is whole; called on rank 0
+            alone, the latter in another thread.
+        stop: set on any worker, it ends the training after the step that is being taken, with a checkpoint.
     """
 
-    def __init__(self, run: Run, attempt: Attempt, found: Checkpoint | None, report: Report) -> None:
-        self.run, self.attempt, self.report = run, attempt, report
+    def __init__(
+        self, run: Run, attempt: Attempt, found: Checkpoint | None, report: Report, stop: threading.Event
+    ) -> None:
+        self.run, self.attempt, self.report, self.stop = run, attempt, report, stop
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         batch_size = run.stream.global_batch_size
         spans = [rank_span(batch_size, self.world, rank) for rank in range(self.world)]
@@ -62,16 +75,21 @@ class Loop:
         self.skipped = list(before.skipped) if before else []
         self.faults = {Fault(**fault) for fault in before.faults} if before else set()
         self.waited = 0.0
+        self.saver = Saver(
+            run.folder, attempt, run.config.train.keep_checkpoints, lambda step: report({"checkpoint": step})
+        )
+        self.saved_at = time.monotonic()
+        self.agreed = Agreed(faults=0, save=False, stop=False)
 
-    def train(self, batches: Iterator[tuple[WorkItem, Batch]]) -> None:
-        """Take all steps that are left, with checkpoints on the way.
+    def train(self, batches: Iterator[tuple[WorkItem, Batch]]) -> bool:
+        """Take all steps that are left, with checkpoints on the way; whether it came to the end.
 
         Raises:
             InputError: too many samples can't be read, or too many steps in a row are not finite.
         """
         settings = self.run.config.train
         mark, marked_step = time.perf_counter(), self.step
-        while self.step < self.run.steps:
+        while self.step < self.run.steps and not self.agreed.stop:
             metrics = self._take_step(batches)
             self._check_skipped()
             done = self.step == self.run.steps
@@ -81,8 +99,10 @@ class Loop:
                 metrics |= {"samples_per_second": rate, "data_wait_seconds": self.waited}
                 mark, marked_step, self.waited = time.perf_counter(), self.step, 0.0
                 self._tell(metrics)
-            if self.step % settings.checkpoint_steps == 0 or done:
+            if self.step % settings.checkpoint_steps == 0 or done or self.agreed.save or self.agreed.stop:
                 self._save()
+        self.saver.finish()
+        return self.step == self.run.steps
 
     def _take_step(self, batches: Iterator[tuple[WorkItem, Batch]]) -> dict[str, float]:
         settings = self.run.config.train
@@ -103,7 +123,9 @@ class Loop:
             self.optimizer_steps += 1
         else:
             cause = "gradient" if math.isfinite(loss) else "loss"
-            self.skipped.append({"step": self.step, "cause": f"{cause} is not finite"})
+            first = self.step * self.run.stream.global_batch_size
+            positions = [first, first + self.run.stream.global_batch_size]  # of the plan: which samples these were
+            self.skipped.append({"step": self.step, "cause": f"{cause} is not finite", "positions": positions})
         self.step += 1
         return {
             "loss": loss,
@@ -124,11 +146,20 @@ class Loop:
         """Count replaced samples over all workers, and stop where they are too many."""
         new = [fault for batch in received for fault in batch.faults]
         self.faults.update(new)
-        self.bad_visits += int(self.ranks.sum(torch.tensor(len(new), device=self.engine.device)))
+        self.agreed = self._agree(len(new))
+        self.bad_visits += self.agreed.faults
         visits = max((self.step + 1) * self.run.stream.global_batch_size, _FEWEST_VISITS)
         if self.bad_visits > self.run.config.data.max_bad_fraction * visits:
             self._gather_faults()
             raise InputError(self._too_many(visits))
+
+    def _agree(self, faults: int) -> Agreed:
+        """What the workers together have found in this step, so that all do the same after it."""
+        minutes = self.run.config.train.checkpoint_minutes
+        due = self.rank == 0 and time.monotonic() - self.saved_at >= 60 * minutes
+        mine = torch.tensor([faults, due, self.stop.is_set()], device=self.engine.device)
+        total, save, stop = self.ranks.sum(mine).tolist()
+        return Agreed(total, save > 0, stop > 0)
 
     def _too_many(self, visits: int) -> str:
         shards = sorted({fault.shard for fault in self.faults})
@@ -162,26 +193,18 @@ class Loop:
             )
 
     def _save(self) -> None:
-        owner = checkpoint.assign(self.engine.parameters(), self.world)
-        state = self.engine.state(lambda name: owner[name] == self.rank)
-        part = checkpoint.write_part(self.run.folder, self.attempt, self.step, self.rank, state)
-        parts: list[dict[str, Any]] = [{}] * self.world
-        dist.all_gather_object(parts, part)
         progress = Progress(
             step=self.step,
             samples=self.step * self.run.stream.global_batch_size,
             optimizer_steps=self.optimizer_steps,
             data_fingerprint=self.run.stream.source.fingerprint,
             settings=self.run.settings,
-            skipped=self.skipped,
+            skipped=self.skipped.copy(),
             bad_visits=self.bad_visits,
             faults=self._gather_faults(),
         )
-        if self.rank == 0:
-            checkpoint.commit(self.run.folder, self.attempt, progress, parts)
-            checkpoint.remove_old(self.run.folder, self.run.config.train.keep_checkpoints)
-            self.report({"checkpoint": self.step})
-        dist.barrier()
+        self.saver.save(progress, self.engine.snapshot())
+        self.saved_at = time.monotonic()
 
     def export(self) -> None:
         """Write the trained weights where `cliploom.load` and the registry take them from."""

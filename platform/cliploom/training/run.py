@@ -39,6 +39,11 @@ class Run:
         return -(-self.config.train.warmup_samples // self.config.train.global_batch_size)
 
     @property
+    def makes_clip(self) -> bool:
+        """Whether what is trained embeds images and texts."""
+        return objectives.objective(self.config.objective.name).network is CLIP
+
+    @property
     def export(self) -> str:
         """URI of the folder that gets the trained weights."""
         return storage.join(self.folder, "export")
