@@ -41,11 +41,14 @@ test: $(READY)
 	$(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy pillow
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
-	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging
+	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging \
+	  webdataset==0.2.86 braceexpand  # its reader of shards breaks with webdataset 1
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas
 	@touch $@
 
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"

@@ -87,7 +87,7 @@ def _subjects(config: Config, suite: Suite) -> list[Subject]:
 
 def _measure(config: Config, suite: Suite, opened: list[Dataset], subject: Subject) -> Outcome:
     from cliploom import registry, storage
-    from cliploom.evaluation import model, run
+    from cliploom.evaluation import contamination, model, run
     from cliploom.progress import Progress
 
     version, place = subject.version, storage.join(subject.folder, "model")
@@ -98,11 +98,13 @@ def _measure(config: Config, suite: Suite, opened: list[Dataset], subject: Subje
         else:
             assert subject.weights
             tested = model.publish(subject.weights, place, subject.weights.stem)
-    with Progress("shards and classes", len(run.sources(opened))) as progress:
+    training = contamination.training(config.evaluate.overlap)
+    with Progress("shards and classes", len(run.sources(opened, training))) as progress:
         return run.evaluate(
             suite,
             opened,
             tested,
+            training,
             storage.join(storage.absolute(config.run.storage), "features"),
             config.evaluate,
             config.data.max_bad_fraction,
@@ -128,6 +130,9 @@ def _finish(config: Config, subject: Subject, outcome: Outcome) -> None:
         if version:
             registry.record_evaluation(uri, version, outcome.rows, Path(temporary), verdict.passed, verdict.reasons)
     Console().print(summary.table(outcome, champion))
+    for finding in outcome.findings:
+        for warning in finding.warnings:
+            print(f"warning  {warning}")
     broken = sum(len(finding.broken) for finding in outcome.findings)
     print(
         f"broken   {broken} samples" + (f", listed in {storage.join(subject.folder, output.BROKEN)}" if broken else "")

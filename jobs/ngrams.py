@@ -16,7 +16,7 @@ def main(config: Config, _: list[str]) -> None:
     """
     require(config, "data.manifest", "ngrams.output")
     from cliploom import storage
-    from cliploom.data import manifest, vocabulary
+    from cliploom.data import mixture, vocabulary
     from cliploom.data.texts import Texts
     from cliploom.data.tokenizer import Tokenizer
     from cliploom.errors import InputError
@@ -27,7 +27,7 @@ def main(config: Config, _: list[str]) -> None:
     output = storage.absolute(str(settings.output))
     storage.check(storage.parent(output), "ngrams.output")
     words = vocabulary.load(config.data.vocabulary) if config.data.vocabulary else vocabulary.clip()
-    data = manifest.load(str(config.data.manifest))
+    data = mixture.choose(config.data)
     data.check()
     texts = Texts(data, Tokenizer(vocabulary=words))
     table = count_ngrams(texts, words.size, settings.most, settings.min_count)

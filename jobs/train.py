@@ -88,14 +88,17 @@ def _start(config: Config) -> Any:
 
 def _train(run: Any, tracker: Any) -> bool:
     """Whether the run came to its end."""
+    from cliploom.data import stalls
     from cliploom.progress import Progress
     from cliploom.training.trainer import fit
 
+    last: dict[str, Any] = {}
     with Progress("step", run.steps) as progress:
 
         def report(row: dict[str, Any]) -> None:
             if "checkpoint" in row:
                 return
+            last.update(row)
             tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
             progress.update(
                 row["step"],
@@ -103,7 +106,10 @@ def _train(run: Any, tracker: Any) -> bool:
                 f"waiting for data {row['data_wait_seconds']:.1f} s",
             )
 
-        return fit(run, report)
+        done = fit(run, report)
+    if last:
+        print(stalls.summary(last))
+    return done
 
 
 def _register(run: Any, uri: str, run_id: str) -> Any:

@@ -15,12 +15,12 @@ def main(config: Config, _: list[str]) -> None:
     """
     require(config, "data.manifest", "vocabulary.output")
     from cliploom import storage
-    from cliploom.data import manifest, vocabulary
+    from cliploom.data import mixture, vocabulary
     from cliploom.data.corpus import Corpus
 
     output = storage.absolute(str(config.vocabulary.output))
     storage.check(storage.parent(output), "vocabulary.output")
-    data = manifest.load(str(config.data.manifest))
+    data = mixture.choose(config.data)
     data.check()
     corpus = Corpus(data)
     made = vocabulary.train(corpus, config.vocabulary.size)

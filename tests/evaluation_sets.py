@@ -44,27 +44,30 @@ def write_layout(
     kind: str = "classification",
     names: Sequence[str] = tuple(COLOURS),
     templates: Sequence[str] = TEMPLATES,
+    split: str = "test",
 ) -> Path:
     for number, files in enumerate(shards):
-        write_tar(root / "test" / f"{number}.tar", files)
-    (root / "test" / "nshards.txt").write_text(f"{len(shards)}\n")
+        write_tar(root / split / f"{number}.tar", files)
+    (root / split / "nshards.txt").write_text(f"{len(shards)}\n")
     (root / "dataset_type.txt").write_text(f"{kind}\n")
-    if kind == "classification":
+    if kind != "retrieval":
         (root / "classnames.txt").write_text("\n".join(names) + "\n")
         (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
     return root
 
 
-def classification(root: Path, samples: int = 24, shards: int = 2, classes: int = len(COLOURS)) -> Path:
+def classification(
+    root: Path, samples: int = 24, shards: int = 2, classes: int = len(COLOURS), split: str = "test", first: int = 0
+) -> Path:
     """Pictures of unequal classes, in all image formats."""
-    labels = [number % classes if number % 3 else 0 for number in range(samples)]
+    labels = {n: n % classes if n % 3 else 0 for n in range(first, first + samples)}
     files = [
         {f"{n:04d}.{kind}": encoded(picture(n), kind), f"{n:04d}.cls": str(labels[n]).encode()}
-        for n in range(samples)
+        for n in range(first, first + samples)
         for kind in [("png", "jpg", "webp")[n % 3]]
     ]
     names = [*COLOURS, *(f"colour {n}" for n in range(classes))][:classes]
-    return write_layout(root, [_merged(files[s::shards]) for s in range(shards)], names=names)
+    return write_layout(root, [_merged(files[s::shards]) for s in range(shards)], names=names, split=split)
 
 
 def retrieval(root: Path, samples: int = 14, shards: int = 2) -> Path:

@@ -7,14 +7,15 @@ does in a distributed, tiled or resumed way has to come out as this does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 MASK = (1 << 64) - 1
-SHARDS, SAMPLES, REPLACEMENT = 0, 1, 2
+SHARDS, SAMPLES, REPLACEMENT, MIXTURE = 0, 1, 2, 5
+TURN = 64
 
 
 class Sample(NamedTuple):
@@ -36,32 +37,74 @@ def splitmix(words: Iterable[int]) -> int:
     return value
 
 
-def epoch_order(shard_samples: Sequence[int], seed: int, window_shards: int, epoch: int) -> list[Sample]:
-    """All samples of one epoch in the order in which they come."""
-    shards = sorted(range(len(shard_samples)), key=lambda s: (splitmix([seed, SHARDS, epoch, s]), s))
+class Part(NamedTuple):
+    """One manifest of a mixture."""
+
+    shard_samples: list[int]
+    weight: float = 1.0
+    denied: frozenset[tuple[int, int]] = frozenset()  # (shard, index)
+
+
+def epoch_order(part: Part, first_shard: int, seed: int, window_shards: int, epoch: int) -> list[Sample]:
+    """All samples of one pass over a part in the order in which they come."""
+    numbers = range(first_shard, first_shard + len(part.shard_samples))
+    shards = sorted(numbers, key=lambda s: (splitmix([seed, SHARDS, epoch, s]), s))
     order = []
     for start in range(0, len(shards), window_shards):
-        window = [(s, i) for s in shards[start : start + window_shards] for i in range(shard_samples[s])]
+        window = [
+            (s, i)
+            for s in shards[start : start + window_shards]
+            for i in range(part.shard_samples[s - first_shard])
+            if (s - first_shard, i) not in part.denied
+        ]
         window.sort(key=lambda sample: splitmix([seed, SAMPLES, epoch, *sample]))
         order += [Sample(epoch, *sample) for sample in window]
     return order
 
 
+def passes(part: Part, first_shard: int, seed: int, window_shards: int) -> Iterator[Sample]:
+    """A part's samples, pass after pass without end."""
+    epoch = 0
+    while True:
+        yield from epoch_order(part, first_shard, seed, window_shards, epoch)
+        epoch += 1
+
+
+def first_shards(parts: Sequence[Part]) -> list[int]:
+    """The number of each part's first shard, all shards counted through."""
+    return [sum(len(part.shard_samples) for part in parts[:number]) for number in range(len(parts))]
+
+
+def mixture(parts: Sequence[Part], seed: int, window_shards: int) -> Iterator[Sample]:
+    """All draws of a run, without end."""
+    streams = [passes(part, first, seed, window_shards) for part, first in zip(parts, first_shards(parts), strict=True)]
+    draws = [round(part.weight * (sum(part.shard_samples) - len(part.denied))) for part in parts]
+    turns = math.ceil(sum(draws) / TURN)
+    place = 0
+    while True:
+        for turn in range(turns):
+            drawn = []
+            for number, draw in enumerate(draws):
+                for _ in range((turn + 1) * draw // turns - turn * draw // turns):
+                    drawn.append((splitmix([seed, MIXTURE, place]), number))
+                    place += 1
+            yield from (next(streams[number]) for _, number in sorted(drawn))
+
+
 def global_batches(
-    shard_samples: Sequence[int], seed: int, window_shards: int, batch_size: int, count: int
+    parts: Sequence[Part], seed: int, window_shards: int, batch_size: int, count: int
 ) -> list[list[Sample]]:
     """The first `count` global batches."""
-    order: list[Sample] = []
-    epoch = 0
-    while len(order) < count * batch_size:
-        order += epoch_order(shard_samples, seed, window_shards, epoch)
-        epoch += 1
-    return [order[g * batch_size : (g + 1) * batch_size] for g in range(count)]
+    order = mixture(parts, seed, window_shards)
+    return [[next(order) for _ in range(batch_size)] for _ in range(count)]
 
 
-def replacement(shard_samples: Sequence[int], seed: int, window_shards: int, bad: Sample, attempt: int) -> Sample:
-    """The sample that stands in for an unreadable one."""
-    order = epoch_order(shard_samples, seed, window_shards, bad.epoch)
+def replacement(parts: Sequence[Part], seed: int, window_shards: int, bad: Sample, attempt: int) -> Sample:
+    """The sample that stands in for an unreadable one: of the same part, from the same pass."""
+    first, part = max(
+        (first, part) for first, part in zip(first_shards(parts), parts, strict=True) if first <= bad.shard
+    )
+    order = epoch_order(part, first, seed, window_shards, bad.epoch)
     return order[splitmix([seed, REPLACEMENT, *bad, attempt]) % len(order)]
 
 

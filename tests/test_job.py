@@ -12,6 +12,7 @@ import servers
 from cliploom import config, job
 from cliploom.config import Config
 from cliploom.errors import InputError
+from cliploom.storage import CredentialsError, StorageError
 
 JOBS = sorted(path.stem for path in (servers.ROOT / "jobs").glob("*.py"))
 HEAVY = {"torch", "ray", "mlflow", "deepspeed", "pyarrow", "boto3", "numpy", "PIL"}
@@ -43,6 +44,22 @@ def test_wrong_input_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[s
 
     assert job.run(fail, argv=[]) == 2
     assert capsys.readouterr() == ("", "error: data.manifest: there is no such file\n")
+
+
+def test_storage_out_of_reach_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: Config, words: list[str]) -> None:
+        raise StorageError("s3://bucket/x: the connection is\n  refused")
+
+    assert job.run(fail, argv=[]) == 1
+    line = "error: s3://bucket/x: the connection is refused (run the same command again to go on)\n"
+    assert capsys.readouterr() == ("", line)
+
+
+def test_refused_credentials_are_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: Config, words: list[str]) -> None:
+        raise CredentialsError("s3://bucket/x: the credentials have expired")
+
+    assert job.run(fail, argv=[]) == 2
 
 
 @pytest.mark.parametrize(

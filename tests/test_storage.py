@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 import servers
 from cliploom import storage
 from cliploom.errors import InputError
-from cliploom.storage import File, StorageError
+from cliploom.storage import File, StorageError, TransportError
 
 on_s3 = pytest.mark.integration
 
@@ -115,6 +117,37 @@ def test_readers_see_whole_files_only(tmp_path: Path) -> None:
             assert storage.read(uri) in contents
         writing.result()
     assert storage.files(str(tmp_path)) == [File(uri, 200_000)]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from cliploom.aside import Aside
+with Aside(Path(sys.argv[1])) as aside:
+    aside.write_bytes(b"half")
+    print("written", flush=True)
+    sys.stdin.read()
+    aside.commit()
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_file_is_not(tmp_path: Path) -> None:
+    def writer(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(tmp_path / name)]
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert started.stdout
+        assert started.stdout.readline() == "written\n"
+        return started
+
+    killed, living = writer("killed"), writer("living")
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.iterdir())) == 2
+    storage.write(str(tmp_path / "next"), b"data")
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".aside-")]) == 1
+    living.communicate()  # its input ends
+    assert living.returncode == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"living": b"half", "next": b"data"}
 
 
 def test_listing_has_everything_below_in_order(root: str) -> None:
@@ -255,18 +288,19 @@ class Interrupting(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("lost_before", [0, -1])
-def test_a_connection_lost_in_the_middle(environment: Callable[[dict[str, str]], None], lost_before: int) -> None:
-    """It is tried three times in all."""
-    Interrupting.requests = lost_before
+@pytest.mark.parametrize("patience", ["60", "0"])
+def test_a_connection_lost_in_the_middle(environment: Callable[[dict[str, str]], None], patience: str) -> None:
+    """It is tried again as long as `CLIPLOOM_RETRY_SECONDS` says."""
+    Interrupting.requests = 0
     with HTTPServer(("127.0.0.1", 0), Interrupting) as server, ThreadPoolExecutor(1) as pool:
         pool.submit(server.serve_forever, 0.05)
         try:
-            environment(servers.s3_environment(f"http://127.0.0.1:{server.server_port}"))
-            if lost_before == 0:
+            endpoint = f"http://127.0.0.1:{server.server_port}"
+            environment(servers.s3_environment(endpoint) | {"CLIPLOOM_RETRY_SECONDS": patience})
+            if patience == "60":
                 assert storage.read("s3://bucket/file") == b"0123456789"
             else:
-                with pytest.raises(StorageError, match=r"^s3://bucket/file: [^\n]+$"):
+                with pytest.raises(TransportError, match=r"^s3://bucket/file: [^\n]+$"):
                     storage.read("s3://bucket/file")
         finally:
             server.shutdown()

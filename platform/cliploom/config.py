@@ -5,37 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from cliploom.errors import InputError
-
-T = TypeVar("T")
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-def _ascending(value: T) -> T:
-    if isinstance(value, tuple) and value[0] > value[1]:
-        raise ValueError("the first number must not be above the second")
-    return value
-
-
-Ascending = AfterValidator(_ascending)
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values can't be changed once validated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        """A section whose keys are all commented out is None in YAML."""
-        return {} if value is None else value
+from cliploom.sections import Ascending, Fraction, Positive, Section, type_name
 
 
 class Run(Section):
@@ -53,10 +29,24 @@ class Ray(Section):
     object_store_gb: float = Field(1.0, gt=0, description="object store of a local cluster, in GiB")
 
 
+class Mixed(Section):
+    """One manifest of a mixture."""
+
+    uri: str = Field(description="URI of manifest.parquet, of its folder, or a pattern of shards")
+    weight: float = Field(1.0, gt=0, description="how often an epoch has each of its samples")
+
+
 class Data(Section):
     """The image-text pairs that training reads, and how."""
 
-    manifest: str | None = Field(None, description="URI of manifest.parquet, of its folder, or a pattern of shards")
+    manifest: str | Annotated[list[Mixed], Field(min_length=1)] | None = Field(
+        None,
+        description="URI of manifest.parquet, of its folder, or a pattern of shards; or several, {uri, weight} each, "
+        "weight being how often an epoch has each sample",
+    )
+    deny: str | None = Field(
+        None, description="URI of a list of samples to leave out: KEY or SHARD#KEY, as lines or a parquet column key"
+    )
     vocabulary: str | None = Field(None, description="URI of a vocabulary file of one's own; CLIP's by default")
     max_bad_fraction: Fraction = Field(0.01, description="share of unreadable samples above which training stops")
     window_shards: Positive = Field(16, description="shards that are shuffled together")
@@ -70,12 +60,13 @@ class Data(Section):
 class Prepare(Section):
     """From raw pairs, or labelled images, to shards."""
 
-    source: str | None = Field(None, description="folder of images with captions, or a CSV, TSV or JSON lines file")
+    source: str | None = Field(None, description="folder of pairs, .csv, .tsv, .jsonl, .parquet, or COCO .json")
     output: str | None = Field(None, description="URI of the folder for shards and manifest")
     layout: Literal["pairs", "classification", "retrieval"] = Field(
         "pairs", description="pairs to train on, or an evaluation set in the CLIP benchmark's layout"
     )
-    image_column: str = Field("image", description="column with the image's path or URI")
+    images: str | None = Field(None, description="folder that a table's image paths start from; else its own")
+    image_column: str = Field("image", description="column with the image's path or URI, in parquet also its bytes")
     caption_column: str = Field("caption", description="column with the caption, or a list of them")
     class_column: str = Field("class", description="column with the name or number of the class")
     split: str = Field("test", pattern=r"^[A-Za-z0-9_-]+$", description="evaluation sets: the part of the set")
@@ -227,6 +218,14 @@ class Gates(Section):
     max_regression: Fraction = Field(0.0, description="loss against the champion, beyond its interval, that passes")
 
 
+class EvaluateOverlap(Section):
+    """Which test samples count as those of the training data."""
+
+    manifest: str | None = Field(None, description="of the training shards; without it overlap is not looked for")
+    min_cosine: float = Field(0.95, gt=0, le=1, description="of two such pictures; check the pairs that are shown")
+    phash_distance: int = Field(4, ge=0, le=64, description="or bits, of 64, that their perceptual hashes differ in")
+
+
 class Evaluate(Section):
     """What is measured, on which model."""
 
@@ -239,6 +238,8 @@ class Evaluate(Section):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of a model actor")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of a model actor")
     cpus_per_task: float = Field(0.5, gt=0, description="CPUs a decoding task reserves, each a thread")
+    references: str | None = Field(None, description="CSV of other models' accuracies, for effective robustness")
+    overlap: EvaluateOverlap = EvaluateOverlap()
     gates: Gates = Gates()
 
 
@@ -301,7 +302,7 @@ def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
         else:
             default = "none" if field.default is None else yaml.safe_dump(field.default, default_flow_style=True)
             default = default.removesuffix("\n").removesuffix("\n...")
-            yield prefix + name, _type_name(kind), default, field.description or ""
+            yield prefix + name, type_name(kind), default, field.description or ""
 
 
 def require(config: Config, *names: str) -> None:
@@ -338,9 +339,9 @@ def _parse(key: str, value: str) -> Any:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"the value of {key} is no valid YAML: {value}") from None
-    if isinstance(parsed, str) or parsed is None:
+    if isinstance(parsed, str | list | dict) or parsed is None:
         return parsed
-    is_text = any(name == key and kind in {"str", "str|none"} for name, kind, *_ in keys())
+    is_text = any(name == key and kind.split("|")[0] == "str" for name, kind, *_ in keys())
     return value.strip() if is_text else parsed  # run.name=2024 is a name, though YAML sees a number
 
 
@@ -374,20 +375,3 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean X?` with the known word nearest to `word`, or nothing where none is near."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-def _type_name(kind: Any) -> str:
-    if get_origin(kind) is None:
-        return "none" if kind is type(None) else getattr(kind, "__name__", str(kind))
-    arguments = [str(a) if get_origin(kind) is Literal else _type_name(a) for a in get_args(kind)]
-    match get_origin(kind):
-        case origin if origin is Annotated:
-            return arguments[0]
-        case origin if origin is tuple:
-            return f"[{', '.join(arguments)}]"
-        case origin if origin is list:
-            return f"[{arguments[0]}, ...]"
-        case origin if origin is dict:
-            return f"{{{': '.join(arguments)}}}"
-        case _:
-            return "|".join(arguments)

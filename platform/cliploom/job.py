@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from cliploom import config as configs
 from cliploom.errors import InputError
+from cliploom.storage import StorageError
 
 _SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
 
@@ -23,8 +24,8 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
         argv: the command line, by default the process's.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong (said in one line). Anything else raises, and Python
-        exits 1.
+        The exit code: 0 done, 2 the user's input is wrong, 1 storage can't be reached (both said in one line). Anything
+        else raises, and Python exits 1.
     """
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(main.__doc__ or ""),
@@ -49,6 +50,9 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
     except InputError as error:
         print("error:", *str(error).split(), file=sys.stderr)  # on one line, whatever a library's words in it
         return 2
+    except StorageError as error:
+        print("error:", *str(error).split(), "(run the same command again to go on)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -2,35 +2,58 @@
 
 S3's endpoint, region and credentials come from the usual AWS variables and files (`AWS_ENDPOINT_URL`,
 `AWS_ACCESS_KEY_ID`, ...). A missing object raises FileNotFoundError on either side; an S3 that can't be reached or that
-refuses raises StorageError, after bounded retries.
+refuses raises StorageError: a TransportError, after retries for a bounded time (`retrying`), or a
+CredentialsError, at once.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
+from cliploom.aside import PREFIX, Aside
 from cliploom.errors import InputError
+from cliploom.retrying import retried
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _PAST_END = {"416", "InvalidRange"}
 _TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_BUSY = {"429", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+_EXPIRED = "the credentials have expired: renew them, and run the job again to go on"
+_CREDENTIALS = {
+    "400": "it is refused without a reason, as happens when the credentials have expired: renew them",  # of HEAD
+    "403": "the credentials are refused",
+    "AccessDenied": "the credentials have no right to it",
+    "InvalidAccessKeyId": "the access key is unknown there",
+    "SignatureDoesNotMatch": "the secret key is refused",
+    "RequestTimeTooSkewed": "the credentials are refused, since this machine's clock is wrong: set it",
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), _EXPIRED),
+}
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _DELETE_AT_ONCE = 1000  # S3's limit
-_PATIENCE = (10, 120, 6)  # seconds to connect, seconds to wait for bytes, attempts
+_REMOTE_BLOCK = 4 << 20  # bytes a request; what is smaller is read over rather than skipped
+_PATIENCE = (10, 60, 3)  # seconds to connect, seconds to wait for bytes, attempts, all over again in `_s3`
 _HASTE = (4, 8, 2)  # the same for `check`, 24 s in all
 T = TypeVar("T")
 
 
 class StorageError(OSError):
     """Storage can't be reached, or refuses."""
+
+
+class TransportError(StorageError):
+    """A fault on the way to storage, or storage too busy, for all the time that was spent on trying again."""
+
+
+class CredentialsError(StorageError, InputError):
+    """Storage refuses the credentials: the user's to mend, so nothing is tried again."""
 
 
 class File(NamedTuple):
@@ -84,12 +107,19 @@ def read(uri: str, start: int = 0, length: int | None = None) -> bytes:
         return file.read(-1 if length is None else length)
 
 
+def opened(uri: str, bytes_: int | None = None) -> IO[bytes]:
+    """The file, open for reading from any place; `bytes_` is its size where that is known already."""
+    if is_s3(uri):
+        return io.BufferedReader(_Remote(uri, size(uri) if bytes_ is None else bytes_))
+    return local(uri).open("rb")
+
+
 def write(uri: str, data: bytes) -> None:
     """Write a file whole or not at all, over what was there."""
     if is_s3(uri):
         _s3(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=data))
         return
-    with _Aside(local(uri)) as aside:
+    with Aside(local(uri)) as aside:
         aside.write_bytes(data)
         aside.commit()
 
@@ -98,7 +128,7 @@ def create(uri: str, data: bytes) -> bool:
     """Write a file only where there is none; of several writers at once, one gets True."""
     if is_s3(uri):
         return _s3(uri, lambda client, bucket, key: _put_new(client, bucket, key, data))
-    with _Aside(local(uri)) as aside:
+    with Aside(local(uri)) as aside:
         aside.write_bytes(data)
         return aside.commit(new=True)
 
@@ -108,16 +138,16 @@ def upload(path: Path, uri: str) -> None:
     if is_s3(uri):
         _s3(uri, lambda client, bucket, key: client.upload_file(str(path), bucket, key))
         return
-    with _Aside(local(uri)) as aside:
+    with Aside(local(uri)) as aside:
         shutil.copyfile(path, aside.path)
         aside.commit()
 
 
 def download(uri: str, path: Path) -> None:
     """Copy `uri` to the local file `path`, whole or not at all."""
-    with _Aside(path) as aside:
+    with Aside(path) as aside:
         if is_s3(uri):
-            _s3(uri, lambda client, bucket, key: client.download_file(bucket, key, str(aside.path)))
+            _s3(uri, lambda client, bucket, key: _fetch(client, bucket, key, aside.path))
         else:
             shutil.copyfile(local(uri), aside.path)
         aside.commit()
@@ -146,7 +176,7 @@ def files(uri: str) -> list[File]:
     if is_s3(uri):
         prefix = uri.rstrip("/") + "/"
         return _s3(prefix, lambda client, bucket, key: sorted(_list(client, bucket, key)))
-    found = (path for path in local(uri).rglob("*") if path.is_file() and not path.name.startswith(".aside-"))
+    found = (path for path in local(uri).rglob("*") if path.is_file() and not path.name.startswith(PREFIX))
     return sorted(File(str(path), path.stat().st_size) for path in found)
 
 
@@ -184,7 +214,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if not is_s3(uri):
         return fs.LocalFileSystem(), str(local(uri))
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    system = fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=10, request_timeout=60)
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=8)
+    system = fs.S3FileSystem(endpoint_override=endpoint, connect_timeout=10, request_timeout=60, retry_strategy=retries)
     return system, uri.removeprefix("s3://")
 
 
@@ -211,69 +242,61 @@ def check(uri: str, key: str) -> None:
         raise InputError(f"{key}: {uri} can't be written to: {reason}") from None
 
 
-class _Aside:
-    """A file written beside its place, and put into place whole."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> _Aside:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(prefix=".aside-", dir=self.target.parent)
-        os.close(handle)
-        self.path = Path(path)
-        return self
-
-    def write_bytes(self, data: bytes) -> None:
-        self.path.write_bytes(data)
-
-    def commit(self, new: bool = False) -> bool:
-        """Put the file into place, durably; with `new` only where there is none."""
-        self.path.chmod(0o644)
-        _sync(self.path)
-        if new:
-            try:
-                os.link(self.path, self.target)
-            except FileExistsError:
-                return False
-        else:
-            self.path.replace(self.target)
-        _sync(self.target.parent)
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _split(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
-def _get(client: Any, bucket: str, key: str, start: int, length: int | None, attempts: int = 3) -> bytes:
-    """Part of an object, tried again when the connection is lost in its middle, which botocore does not do."""
-    from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+def _get(client: Any, bucket: str, key: str, start: int, length: int | None) -> bytes:
+    from botocore.exceptions import ClientError
 
     end = "" if length is None else start + max(length, 1) - 1  # no range has the length 0
     span = {} if start == 0 and length is None else {"Range": f"bytes={start}-{end}"}
     try:
-        return client.get_object(Bucket=bucket, Key=key, **span)["Body"].read()[:length]
+        body: bytes = client.get_object(Bucket=bucket, Key=key, **span)["Body"].read()
     except ClientError as error:
         if _code(error) in _PAST_END:
             return b""
         raise
-    except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-        if attempts == 1:
-            raise
-        return _get(client, bucket, key, start, length, attempts - 1)
+    return body[:length]
+
+
+def _fetch(client: Any, bucket: str, key: str, path: Path) -> None:
+    with path.open("wb") as file:  # boto3's download_file would put another file, without a lock, in its place
+        client.download_fileobj(bucket, key, file)
+
+
+class _Remote(io.RawIOBase):
+    """A remote file, read in blocks, one request each."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._at = uri, size, 0
+        self._block, self._block_at = b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at >= self._size:
+            return 0
+        if not self._block_at <= self._at < self._block_at + len(self._block):
+            self._block = read(self._uri, self._at, min(_REMOTE_BLOCK, self._size - self._at))
+            self._block_at = self._at
+        first = self._at - self._block_at
+        data = self._block[first : first + len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterator[File]:
@@ -316,8 +339,9 @@ def _client(connect_seconds: int, read_seconds: int, attempts: int) -> Any:
 
 
 def _s3(uri: str, call: Callable[[Any, str, str], T]) -> T:
+    """`call(client, bucket, key)`, tried again for a bounded time where its fault is one of transport."""
     bucket, key = _split(uri)
-    return _translate(uri, lambda: call(_client(*_PATIENCE), bucket, key))
+    return retried(lambda: _translate(uri, lambda: call(_client(*_PATIENCE), bucket, key)), TransportError)
 
 
 def _translate(uri: str, call: Callable[[], T]) -> T:
@@ -328,19 +352,39 @@ def _translate(uri: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except ClientError as error:
-        code = _code(error)
-        if code in _MISSING:
-            raise FileNotFoundError(uri) from None
-        advice = {
-            "NoSuchBucket": "there is no such bucket",
-            "403": "the credentials are refused",
-            "AccessDenied": "the credentials have no right to it",
-            "InvalidAccessKeyId": "the access key is unknown there",
-            "SignatureDoesNotMatch": "the secret key is refused",
-        }.get(code, str(error))
-        raise StorageError(f"{uri}: {advice}") from None
-    except (BotoCoreError, Boto3Error) as error:
-        raise StorageError(f"{uri}: {' '.join(str(error).split())}") from None
+        raise _refusal(uri, error) from None
+    except Boto3Error as error:  # of a transfer in several parts
+        cause = error.__context__
+        raise (_refusal(uri, cause) if isinstance(cause, ClientError) else TransportError(_line(uri, error))) from None
+    except BotoCoreError as error:
+        raise _failure(error)(_line(uri, error)) from None
+
+
+def _refusal(uri: str, error: Any) -> OSError:
+    """What an answer of S3's that is no success means."""
+    code = _code(error)
+    if code in _MISSING:
+        return FileNotFoundError(uri)
+    if code in _CREDENTIALS:
+        return CredentialsError(f"{uri}: {_CREDENTIALS[code]}")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or code in _BUSY:
+        return TransportError(_line(uri, error))
+    return StorageError(f"{uri}: there is no such bucket" if code == "NoSuchBucket" else _line(uri, error))
+
+
+def _failure(error: Exception) -> type[StorageError]:
+    """What kind of fault botocore has met on its side."""
+    from botocore import exceptions as e
+
+    if isinstance(error, e.NoCredentialsError | e.PartialCredentialsError | e.CredentialRetrievalError | e.SSOError):
+        return CredentialsError
+    lost = (e.ConnectionError, e.HTTPClientError, e.IncompleteReadError, e.ChecksumError, e.FlexibleChecksumError)
+    return TransportError if isinstance(error, lost) else StorageError
+
+
+def _line(uri: str, error: object) -> str:
+    return f"{uri}: {' '.join(str(error).split())}"
 
 
 def _code(error: Any) -> str:

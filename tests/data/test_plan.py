@@ -11,39 +11,113 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from cliploom.data.plan import Plan, kept_patches, micro_batches, rank_span, work_items
+from cliploom.data.plan import Part, Plan, kept_patches, micro_batches, rank_span, work_items
 
 shards = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 seeds = st.integers(0, 2**63 - 1)
 windows = st.integers(1, 5)
 
 
+@st.composite
+def parts(draw: st.DrawFn) -> oracle.Part:
+    """A manifest with a weight and a deny-list that leave at least a draw an epoch."""
+    sizes = draw(shards)
+    everything = [(shard, index) for shard, size in enumerate(sizes) for index in range(size)]
+    kept = draw(st.sampled_from(everything))
+    denied = draw(st.frozensets(st.sampled_from(everything))) - {kept}
+    weight = draw(st.sampled_from([1.0, 2.0, 0.5]) | st.floats(0.05, 4))
+    left = len(everything) - len(denied)
+    return oracle.Part(sizes, max(weight, 0.6 / left), denied)
+
+
+mixtures = st.lists(parts(), min_size=1, max_size=4)
+
+
+def make(mixture: list[oracle.Part], seed: int, window: int) -> Plan:
+    """The plan of what the oracle has as parts."""
+
+    def denied(part: oracle.Part) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for shard, index in sorted(part.denied):
+            found.setdefault(shard, []).append(index)
+        return found
+
+    return Plan([Part(part.shard_samples, part.weight, denied(part)) for part in mixture], seed, window)
+
+
 def visits(plan: Plan, start: int, stop: int) -> list[oracle.Sample]:
     return [oracle.Sample(*map(int, sample)) for sample in zip(*plan.at(start, stop), strict=True)]
 
 
-@given(shards, seeds, windows, st.integers(1, 30))
-def test_batches_are_the_oracles_across_epochs(sizes: list[int], seed: int, window: int, batch: int) -> None:
-    plan = Plan(sizes, seed, window)
-    count = 2 * sum(sizes) // batch + 2
-    expected = oracle.global_batches(sizes, seed, window, batch, count)
+@given(mixtures, seeds, windows, st.integers(1, 30))
+def test_batches_are_the_oracles_across_epochs(mixture: list[oracle.Part], seed: int, window: int, batch: int) -> None:
+    plan = make(mixture, seed, window)
+    count = 2 * plan.samples // batch + 2
+    expected = oracle.global_batches(mixture, seed, window, batch, count)
     assert [visits(plan, g * batch, (g + 1) * batch) for g in range(count)] == expected
 
 
 @given(shards, seeds, windows, st.integers(0, 3))
 def test_an_epoch_has_every_sample_once(sizes: list[int], seed: int, window: int, epoch: int) -> None:
-    plan = Plan(sizes, seed, window)
+    plan = Plan([Part(sizes)], seed, window)
     seen = Counter(visits(plan, epoch * plan.samples, (epoch + 1) * plan.samples))
     assert seen == Counter(oracle.Sample(epoch, s, i) for s, size in enumerate(sizes) for i in range(size))
 
 
-@given(shards, seeds, windows, st.data())
-def test_any_cut_reads_the_same_samples(sizes: list[int], seed: int, window: int, data: st.DataObject) -> None:
-    plan = Plan(sizes, seed, window)
+@given(mixtures, seeds, windows, st.data())
+def test_samples_of_a_mixture_come_by_their_weights(
+    mixture: list[oracle.Part], seed: int, window: int, data: st.DataObject
+) -> None:
+    """At every position; what is denied never comes, and no visit twice."""
+    plan = make(mixture, seed, window)
+    stop = data.draw(st.integers(1, 3 * plan.samples))
+    seen = visits(plan, 0, stop)
+    assert len(set(seen)) == stop
+    counts = Counter((sample.shard, sample.index) for sample in seen)
+    for part, first in zip(mixture, oracle.first_shards(mixture), strict=True):
+        everything = {(s, i) for s, size in enumerate(part.shard_samples) for i in range(size)}
+        times = [counts.pop((first + s, i), 0) for s, i in sorted(everything - part.denied)]
+        assert max(times) - min(times) <= 1
+        draws = round(part.weight * len(times))
+        # An epoch's end is exact, and any place between within one turn's rounding and order.
+        assert abs(sum(times) - draws * stop / plan.samples) < 65
+        assert stop % plan.samples or sum(times) == draws * stop // plan.samples
+    assert not counts
+
+
+def test_small_batches_are_mixed_as_the_whole_is() -> None:
+    plan = Plan([Part([980]), Part([50] * 2, weight=3.0)], seed=3, window_shards=2)
+    assert plan.samples == 20 * 64
+    of_second = [sum(sample.shard > 0 for sample in visits(plan, at, at + 64)) for at in range(0, 3 * 1280, 64)]
+    assert {*of_second} == {15}
+
+
+@given(mixtures, seeds, windows, st.data())
+def test_any_cut_reads_the_same_samples(
+    mixture: list[oracle.Part], seed: int, window: int, data: st.DataObject
+) -> None:
+    plan = make(mixture, seed, window)
     end = 3 * plan.samples
     cuts = sorted({0, end, *data.draw(st.lists(st.integers(0, end), max_size=6))})
     pieces = [visits(plan, a, b) for a, b in itertools.pairwise(cuts)]
     assert list(itertools.chain.from_iterable(pieces)) == visits(plan, 0, end)
+
+
+def test_positions_far_on_are_as_near_ones() -> None:
+    """A thousand epochs of billions of samples: nothing overflows, and nothing walks there."""
+    sizes = np.full(300_000, 10_000)
+    plan = Plan([Part(sizes), Part(sizes, 0.25)], seed=1, window_shards=4)
+    start = 1000 * plan.samples - 5
+    far = plan.at(start, start + 1000)
+    assert set(far.epoch[:5].tolist()) <= {999, 249}
+    assert set(far.epoch[5:].tolist()) == {1000, 250}
+    assert abs(int((far.shard >= 300_000).sum()) - 200) <= 64
+
+
+@pytest.mark.parametrize("part", [Part([0, 0]), Part([2], denied={0: [0, 1]}), Part([10], weight=0.01)])
+def test_a_part_that_is_never_drawn_is_refused(part: Part) -> None:
+    with pytest.raises(ValueError, match="no draw of part 1"):
+        Plan([Part([5]), part], 0, 1)
 
 
 @given(st.integers(1, 200), st.data(), st.integers(1, 64), st.integers(0, 5))
@@ -80,18 +154,18 @@ def test_more_workers_than_samples_are_refused() -> None:
         rank_span(4, 5, 0)
 
 
-@given(shards, seeds, windows, st.integers(0, 4))
+@given(mixtures, seeds, windows, st.integers(0, 4))
 @settings(max_examples=30)
-def test_replacements_are_the_oracles(sizes: list[int], seed: int, window: int, attempt: int) -> None:
-    plan = Plan(sizes, seed, window)
+def test_replacements_are_the_oracles(mixture: list[oracle.Part], seed: int, window: int, attempt: int) -> None:
+    plan = make(mixture, seed, window)
     bad = visits(plan, plan.samples // 2, plan.samples // 2 + 1)[0]
-    expected = oracle.replacement(sizes, seed, window, bad, attempt)
+    expected = oracle.replacement(mixture, seed, window, bad, attempt)
     assert plan.replacement(*bad, attempt) == (expected.shard, expected.index)
 
 
 @given(seeds)
 def test_epochs_differ_and_shards_are_spread_over_the_epoch(seed: int) -> None:
-    plan = Plan([50] * 40, seed, 8)
+    plan = Plan([Part([50] * 40)], seed, 8)
     first, second = visits(plan, 0, 2000), visits(plan, 2000, 4000)
     assert [s[1:] for s in first] != [s[1:] for s in second]
     # A window of 8 shards: any 200 samples in a row come from several of them.
@@ -99,15 +173,15 @@ def test_epochs_differ_and_shards_are_spread_over_the_epoch(seed: int) -> None:
 
 
 def test_a_sample_s_randomness_is_its_own() -> None:
-    plan = Plan([5, 5], 1, 2)
+    plan = Plan([Part([5, 5])], 1, 2)
     draws = {(e, s, i): plan.randomness(e, s, i).random() for e in range(3) for s in range(2) for i in range(5)}
     assert len(set(draws.values())) == len(draws)
-    assert draws[1, 1, 3] == Plan([5, 5], 1, 1).randomness(1, 1, 3).random()
+    assert draws[1, 1, 3] == Plan([Part([5, 5])], 1, 1).randomness(1, 1, 3).random()
 
 
 def test_the_order_of_a_known_plan_stays() -> None:
     """A run that was begun by an older version goes on with the same batches: these values may never change."""
-    plan = Plan([3, 4, 5], seed=7, window_shards=2)
+    plan = Plan([Part([3, 4, 5])], seed=7, window_shards=2)
     assert [sample[1:] for sample in visits(plan, 0, 6)] == [(1, 1), (1, 3), (1, 2), (0, 0), (1, 0), (0, 1)]
     assert plan.randomness(0, 1, 2).random(2).tolist() == [0.3259678951946161, 0.6273441729524653]
 

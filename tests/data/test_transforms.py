@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import photos
 import reference
 from cliploom.data import transforms
 from cliploom.data.faults import BadSample
@@ -115,8 +116,10 @@ def test_training_equals_the_reference_at_its_crop(width: int, height: int, size
     pixels = training_pixels(encoded(image), size, (low, 1), np.random.default_rng(seed))
     left, top, wide, high = transforms.random_crop(width, height, (low, 1), np.random.default_rng(seed))
     expected = F.resized_crop(image, top, left, high, wide, [size, size], F.InterpolationMode.BICUBIC)
-    assert torch.from_numpy(pixels).equal(F.pil_to_tensor(expected))
-    assert pixels.flags.c_contiguous
+    # Pillow rounds, and cuts overshoots off, between its two passes: single pixels may differ, not the picture.
+    difference = pixels.astype(int) - F.pil_to_tensor(expected).numpy()
+    assert np.abs(difference).max() <= 32
+    assert np.abs(difference).mean() < 0.8
 
 
 @given(width=SIDES, height=SIDES, seed=st.integers(0, 2**32), low=st.floats(0.01, 1), high=st.floats(0.01, 1))
@@ -159,35 +162,48 @@ def test_decoding_at_a_smaller_scale_shows_the_same_crop(sides: tuple[int, int],
 @given(width=st.integers(1, 400), height=st.integers(1, 400), size=st.integers(1, 64), seed=st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_a_smaller_scale_never_costs_resolution(width: int, height: int, size: int, seed: int) -> None:
-    """The crop that is resized is smaller than `size` only where it is so in the file."""
-    resized: list[tuple[int, int]] = []
-
-    original = Image.Image.resize
-
-    def resize(self: Image.Image, *args: Any, **options: Any) -> Image.Image:
-        resized.append(self.size)
-        return original(self, *args, **options)
-
+    """What is reduced stays larger than `size` by a quarter, and is reduced as far as that allows."""
     jpeg = encoded(Image.new("L", (width, height)), "JPEG")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "resize", resize)
-        training_pixels(jpeg, size, (0.2, 1), np.random.default_rng(seed))
-    _, _, wide, high = transforms.random_crop(width, height, (0.2, 1), np.random.default_rng(seed))
-    assert min(resized[0]) >= min(size, wide, high)
+    crop = transforms.random_crop(width, height, (0.2, 1), np.random.default_rng(seed))
+    found = transforms._jpeg_crop(jpeg, crop, size)
+    assert found is not None
+    pixels, box = found
+    assert box.left + box.width <= pixels.shape[1] < box.left + box.width + 1
+    assert box.top + box.height <= pixels.shape[0] < box.top + box.height + 1
+    reduction = crop[2] / box.width
+    assert reduction in (1, 2, 4, 8)
+    assert crop[3] / box.height == reduction
+    shorter = min(box.width, box.height)
+    assert reduction == 1 or shorter >= 1.25 * size
+    assert reduction == 8 or shorter < 2.5 * size
 
 
-def test_large_jpegs_are_decoded_at_a_smaller_scale() -> None:
-    pixels = []
-    original = Image.Image.crop
+def plain_pixels(jpeg: bytes, size: int, seed: int) -> np.ndarray[Any, Any]:
+    """The crop by Pillow alone, decoded whole."""
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    left, top, width, height = transforms.random_crop(*image.size, (0.9, 1), np.random.default_rng(seed))
+    crop = image.crop((left, top, left + width, top + height))
+    return np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
-    def crop(self: Image.Image, box: Any = None) -> Image.Image:
-        pixels.append(self.size)
-        return original(self, box)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "crop", crop)
-        training_pixels(encoded(picture(1001, 801), "JPEG"), 64, (1, 1), np.random.default_rng(0))
-    assert pixels == [(126, 101)]
+def psnr(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean((a.astype(float) - b) ** 2)))))
+
+
+@pytest.mark.parametrize(("size", "reduced"), [(224, False), (160, False), (96, True), (64, True)])
+def test_photographs_are_as_by_the_plain_path(size: int, reduced: bool) -> None:
+    """Of photographs of 320 to 640 pixels, the larger the more often reduced, at 96 and at 64 pixels nearly all."""
+    ratios, at_full_scale = [], []
+    for seed, jpeg in enumerate(photos.jpegs(60, size)):
+        ratios.append(
+            psnr(plain_pixels(jpeg, size, seed), training_pixels(jpeg, size, (0.9, 1), np.random.default_rng(seed)))
+        )
+        crop = transforms.random_crop(*Image.open(io.BytesIO(jpeg)).size, (0.9, 1), np.random.default_rng(seed))
+        if min(crop[2:]) < 2.5 * size:
+            at_full_scale.append(ratios[-1])
+    assert np.percentile(ratios, 5) >= 35
+    assert len(at_full_scale) < 10 if reduced else min(at_full_scale) > 50
 
 
 def bomb() -> bytes:

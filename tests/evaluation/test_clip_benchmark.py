@@ -56,7 +56,7 @@ def opened(folder: Path, model: Model, without_ray: None) -> tuple[run.Outcome, 
     )
     measured = suite.load(str(path))
     found = run.open_suite(measured, str(folder))
-    return run.evaluate(measured, found, model, str(folder / "features"), Evaluate(batch_size=16), 0), found
+    return run.evaluate(measured, found, model, [], str(folder / "features"), Evaluate(batch_size=16), 0), found
 
 
 def test_metrics_are_those_of_clip_benchmark(opened: tuple[run.Outcome, list[datasets.Dataset]], model: Model) -> None:

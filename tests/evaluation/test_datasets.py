@@ -41,8 +41,10 @@ def test_samples_come_in_order_with_what_they_have(tmp_path: Path) -> None:
 
 def test_images_are_fetched_by_number(tmp_path: Path) -> None:
     dataset = _opened(sets.classification(tmp_path / "colours", samples=9, shards=1))
-    found = datasets.images(dataset.shards[0], [7, 2])
-    assert found == {n: sets.encoded(sets.picture(n), ("png", "jpg", "webp")[n % 3]) for n in (2, 7)}
+    found = datasets.fetch(dataset.shards[0], [7, 2])
+    assert {n: sample.image for n, sample in found.items()} == {
+        n: sets.encoded(sets.picture(n), ("png", "jpg", "webp")[n % 3]) for n in (2, 7)
+    }
 
 
 def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
         ("test/nshards.txt", None, r"there is no .*colours/test/nshards.txt; check the suite's path and split"),
         ("test/nshards.txt", "two", "says 'two'; it should be the number of shards"),
         ("test/nshards.txt", "3", r"the shard .*2.tar is missing: .* says there are 3"),
-        ("dataset_type.txt", "captions", "says 'captions'; known are classification and retrieval"),
+        ("dataset_type.txt", "captions", "says 'captions'; known are classification, multilabel, retrieval"),
         ("classnames.txt", None, "there is no .*classnames.txt: a classification data set needs it"),
         ("classnames.txt", "\n", "is empty"),
         ("classnames.txt", "cat\n\ndog\n", "classnames.txt has an empty line 2"),

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import evaluation_sets as sets
 from cliploom import models
 from cliploom.data import vocabulary
+from cliploom.data.curation.phash import phash
 from cliploom.data.tokenizer import Tokenizer
-from cliploom.data.transforms import Preprocess
+from cliploom.data.transforms import Preprocess, open_image
 from cliploom.errors import InputError
 from cliploom.evaluation import encoding
 from cliploom.evaluation.datasets import Sample
@@ -41,8 +42,20 @@ def test_image_features_are_those_of_the_model_alone(encoder: Encoder, model: Mo
         images = torch.stack([Preprocess(model.image_size)(picture) for picture in pictures])
         expected = F.normalize(encoder.model.encode_image(images), dim=-1)
     torch.testing.assert_close(torch.from_numpy(found.images), expected, atol=1e-6, rtol=1e-5)
+    hidden = found.hidden @ encoder.model.get_parameter("visual.proj").detach().numpy()
+    np.testing.assert_allclose(F.normalize(torch.from_numpy(hidden), dim=-1), expected, atol=1e-6)
+    assert found.hidden.shape == (3, encoder.model.config.vision_width)
+    assert found.hashes.tolist() == [phash(open_image(sample.image or b"")) for sample in samples]
     assert found.labels.tolist() == ["1"] * 3
     assert found.causes.tolist() == [""] * 3
+
+
+def test_a_resnets_hidden_features_are_its_embeddings(tmp_path: Path) -> None:
+    weights.save(models.create(models.preset("RN14-mu-64"), seed=0), tmp_path / "weights")
+    model = publish(tmp_path / "weights", str(tmp_path / "published"), "rn")
+    found = Encoder(model.uri).encode(_prepared([Sample("a", sets.encoded(sets.picture(0)), b"0", None)], model))
+    np.testing.assert_allclose(found.hidden / np.linalg.norm(found.hidden), found.images, atol=1e-6)
+    assert found.hidden.shape == (1, 32)
 
 
 def test_prompt_ensemble_is_the_normalised_mean_of_normalised_embeddings(

@@ -23,6 +23,8 @@ def _features(random: np.random.Generator, captions: list[int]) -> Features:
         labels=np.array([""] * count),
         causes=np.array([""] * count),
         images=images / np.linalg.norm(images, axis=1, keepdims=True),
+        hidden=images,
+        hashes=np.zeros(count, np.uint64),
         captions=np.array([f"text {n}" for n in range(sum(captions))]),
         owners=np.repeat(np.arange(count), captions),
         texts=texts / np.linalg.norm(texts, axis=1, keepdims=True),

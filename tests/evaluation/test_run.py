@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import evaluation_sets as sets
-from cliploom.config import Evaluate, Gates
+from cliploom.config import Evaluate, EvaluateOverlap, Gates
 from cliploom.errors import InputError
 from cliploom.evaluation import examples, gates, output, report, run, suite, summary
+from cliploom.evaluation.features import Pictures
 from cliploom.evaluation.model import Model
 
 _SUITE = """
@@ -29,7 +30,7 @@ def _evaluate(folder: Path, model: Model, text: str = _SUITE, allowed: float = 0
     found = suite.load(str(folder / "small.yaml"))
     opened = run.open_suite(found, str(folder))
     settings = Evaluate(batch_size=5)
-    return run.evaluate(found, opened, model, str(folder / "features"), settings, allowed)
+    return run.evaluate(found, opened, model, [], str(folder / "features"), settings, allowed)
 
 
 @pytest.fixture
@@ -175,3 +176,102 @@ def test_table_fits_a_terminal_of_80_columns(outcome: run.Outcome) -> None:
 )
 def test_shares_are_shown_with_as_many_digits_as_tell_something(share: float, text: str) -> None:
     assert report.percent(share) == text
+
+
+def _protocols(folder: Path, model: Model) -> tuple[run.Outcome, Path]:
+    """Two sets of which one is a shift of the other, with training splits; half of the first one is trained on."""
+    sets.classification(folder / "colours", samples=60, shards=2)
+    sets.classification(folder / "colours", samples=90, shards=2, split="train", first=1000)
+    sets.classification(folder / "shifted", samples=40, shards=1, first=5000)
+    (folder / "shifted/base_classnames.txt").write_text("red\ngreen\nblue\twhite\n")
+    (folder / "shifted/classnames.txt").write_text("red\ngreen\nother\n")
+    files = {
+        f"{n}.{kind}": (b"0" if kind == "cls" else sets.encoded(sets.picture(n)))
+        for n in range(40)
+        for kind in ("png", "cls")
+    }
+    sets.write_tar(
+        folder / "shifted/test/0.tar",
+        {k: b"%d" % (int(k[:-4]) % 3) if k.endswith("cls") else v for k, v in files.items()},
+    )
+    (folder / "references.csv").write_text("model,colours,shifted\na,0.3,0.2\nb,0.5,0.4\nc,0.7,0.55\n")
+    pairs = [{f"{n}.png": sets.encoded(sets.picture(n)), f"{n}.txt": b"a picture"} for n in range(30)]
+    sets.write_tar(folder / "pairs.tar", {k: v for pair in pairs for k, v in pair.items()})
+    (folder / "small.yaml").write_text(
+        "- {dataset: colours, tasks: [zeroshot_classification, linear_probe, few_shot], samples: 61, paper: CIFAR10}\n"
+        "- {dataset: shifted, tasks: [zeroshot_classification], shift_of: colours}\n"
+    )
+    found = suite.load(str(folder / "small.yaml"))
+    overlap = EvaluateOverlap(min_cosine=1.0, phash_distance=0)  # to a random model all pictures are alike
+    settings = Evaluate(batch_size=16, references=str(folder / "references.csv"), overlap=overlap)
+    training = [Pictures(str(folder / "pairs.tar"), "pictures-1")]
+    opened = run.open_suite(found, str(folder))
+    return run.evaluate(found, opened, model, training, str(folder / "features"), settings, 0.0), folder
+
+
+def test_probes_shifts_and_overlap(folder: Path, model: Model, without_ray: None, tmp_path: Path) -> None:
+    outcome, _ = _protocols(folder, model)
+    names = [(row["task"], row["metric"]) for row in outcome.rows if row["dataset"] == "colours"]
+    assert names == [
+        *[("zeroshot_classification", metric) for metric in ("acc1", "mean_per_class_recall")],
+        *[("linear_probe", metric) for metric in ("lp_acc1", "lp_mean_per_class_recall")],
+        *[("few_shot", f"fs{k}_acc1") for k in (1, 2, 4, 8, 16)],
+    ]
+    values = {row["metric"]: row["value"] for row in outcome.rows if row["dataset"] == "colours"}
+    assert values["lp_acc1"] > 0.7, "a third of the labels tell nothing, the others the colour"
+    assert outcome.findings[0].probe is not None
+    assert outcome.findings[0].probe.training == 90
+    assert outcome.findings[0].warnings == ["data set colours has 60 samples, the suite expects 61"]
+    zero, probed = outcome.shifts
+    assert (zero.classifier, probed.classifier) == ("zero-shot", "linear probe")
+    assert zero.shift.value == outcome.rows[-2]["value"]
+    assert zero.line is not None
+    assert zero.effective is not None
+    assert zero.effective.value == pytest.approx(zero.shift.value - zero.line.expected(zero.base.value))
+    one = outcome.overlaps[0].overlap
+    pngs = [n for n in range(30) if n % 3 == 0]  # the pictures that both have, losslessly
+    assert {f"{n:04d}" for n in pngs} <= set(outcome.overlaps[0].duplicates)
+    assert one.corrected == pytest.approx(min(1, 2 * (one.p or 0)))
+    assert all(pair.picture.startswith("data:image") for pair in outcome.overlaps[0].pairs)
+    output.write(outcome, gates.judge(outcome.rows, Gates()), None, tmp_path)
+    found = json.loads((tmp_path / "analyses.json").read_text())
+    assert found["robustness"][0]["effective"]["value"] == zero.effective.value
+    assert found["few_shot"][0]["shots"][0]["examples"] == 1
+    assert found["paper"][0]["zeroshot"]["RN50"] == pytest.approx(0.756)
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Linear probe", "Few-shot", "effective robustness", "Overlap with the training data", "The paper"):
+        assert text in page
+
+
+def test_a_shift_s_classes_must_be_the_other_set_s(folder: Path, model: Model) -> None:
+    sets.classification(folder / "colours")
+    sets.classification(folder / "shifted", classes=5)
+    text = "- {dataset: colours, tasks: [zeroshot_classification]}\n"
+    with pytest.raises(InputError, match=r"data set shifted: colours has no class colour 0; put the names"):
+        _evaluate(folder, model, text + "- {dataset: shifted, tasks: [zeroshot_classification], shift_of: colours}")
+
+
+def test_a_multi_label_set_has_its_own_metric(folder: Path, model: Model, without_ray: None) -> None:
+    def vector(n: int) -> bytes:
+        data = io.BytesIO()
+        np.save(data, np.array([n % 2, n % 3 == 0, n % 5 == 0], dtype=np.int64))
+        return data.getvalue()
+
+    for split, first in (("test", 0), ("train", 100)):
+        numbers = range(first, first + 40)
+        files = [{f"{n}.png": sets.encoded(sets.picture(n)), f"{n}.npy": vector(n)} for n in numbers]
+        shard = {k: v for sample in files for k, v in sample.items()}
+        sets.write_layout(folder / "shapes", [shard], "multilabel", ["a", "b", "c"], split=split)
+    tasks = "- {dataset: shapes, tasks: [zeroshot_classification, linear_probe]"
+    with pytest.raises(InputError, match=r"shapes is multilabel: its entry needs metrics: \[mean_average"):
+        _evaluate(folder, model, tasks + "}")
+    found = _evaluate(folder, model, tasks + ", metrics: [mean_average_precision_11point]}")
+    assert [row["metric"] for row in found.rows] == [
+        "mean_average_precision_11point",
+        "lp_mean_average_precision_11point",
+    ]
+    assert all(
+        answer.right == (answer.name in one.truth.split(", "))
+        for one in found.findings[0].examples
+        for answer in one.answers
+    )

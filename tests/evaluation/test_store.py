@@ -15,6 +15,8 @@ def _features(samples: int, owners: list[int], seed: int = 0) -> Features:
         labels=np.array([f"{n}" for n in range(samples)]),
         causes=np.array(["", "no image", "x"][:samples]),
         images=random.normal(size=(samples, 2)).astype(np.float32),
+        hidden=random.normal(size=(samples, 3)).astype(np.float32),
+        hashes=random.integers(0, 2**63, samples, np.uint64),
         captions=np.array([f"snow ❄ {seed}-{n}" for n in range(len(owners))]),
         owners=np.array(owners, np.int64),
         texts=random.normal(size=(len(owners), 2)).astype(np.float32),
@@ -53,3 +55,5 @@ def test_usable_keeps_samples_and_captions_together() -> None:
     assert usable.keys.tolist() == ["key 0-0", "key 0-2"]
     assert usable.keys[usable.owners].tolist() == ["key 0-0", "key 0-0", "key 0-2"]
     np.testing.assert_array_equal(usable.texts, features.texts[[0, 1, 3]])
+    np.testing.assert_array_equal(usable.hidden, features.hidden[[0, 2]])
+    np.testing.assert_array_equal(usable.hashes, features.hashes[[0, 2]])

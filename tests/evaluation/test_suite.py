@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cliploom.errors import InputError
-from cliploom.evaluation import suite
+from cliploom.evaluation import paper, suite
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -46,6 +46,10 @@ def test_suite_has_the_files_name_and_entries_those_of_their_folders(tmp_path: P
         ("- {dataset: a, name: x/y, tasks: [zeroshot_retrieval]}", "entry 1: name: "),
         ("- cats", "entry 1: "),
         (
+            "- {dataset: a, shift_of: b, tasks: [zeroshot_classification]}",
+            "a is a shift of b, which the suite has not got",
+        ),
+        (
             "- {dataset: a, tasks: [zeroshot_retrieval]}\n- {dataset: b/a, tasks: [zeroshot_retrieval]}",
             "two entries are named a",
         ),
@@ -57,6 +61,13 @@ def test_wrong_suites_are_answered_in_one_line(tmp_path: Path, text: str, messag
     assert "\n" not in str(error.value)
 
 
+def test_metrics_of_probes_have_names_of_their_own(tmp_path: Path) -> None:
+    text = "- {dataset: a, tasks: [linear_probe, few_shot], metrics: [mean_per_class_recall, acc1]}"
+    (entry,) = suite.load(_written(tmp_path, text)).entries
+    assert entry.metrics_of("linear_probe") == ("lp_mean_per_class_recall", "lp_acc1")
+    assert entry.metrics_of("few_shot") == tuple(f"fs{k}_mean_per_class_recall" for k in (1, 2, 4, 8, 16))
+
+
 def test_missing_file_is_named() -> None:
     with pytest.raises(InputError, match=r"evaluate.suite: there is no suite file nowhere.yaml"):
         suite.load("nowhere.yaml")
@@ -65,3 +76,19 @@ def test_missing_file_is_named() -> None:
 def test_the_demonstrations_suite_is_valid() -> None:
     found = suite.load(str(_REPOSITORY / "jobs/configs/suites/demo.yaml"))
     assert {"twemoji-seen", "twemoji-unseen", "twemoji-retrieval"} <= {entry.name for entry in found.entries}
+
+
+def test_the_papers_suite_names_its_27_data_sets_with_their_metrics() -> None:
+    entries = {entry.name: entry for entry in suite.load(str(_REPOSITORY / "jobs/configs/suites/clip.yaml")).entries}
+    assert {entry.paper for entry in entries.values()} - {None} == set(paper.zeroshot()["RN50"])
+    first = {name: entry.metrics_of("linear_probe")[0] for name, entry in entries.items() if entry.paper}
+    special = {name: metric for name, metric in first.items() if metric != "lp_acc1"}
+    assert special == dict.fromkeys(
+        ("fgvc_aircraft", "oxford_pets", "caltech101", "flowers102"), "lp_mean_per_class_recall"
+    ) | {
+        "voc2007": "lp_mean_average_precision_11point",
+        "kinetics700": "lp_mean_acc1_acc5",
+        "hateful_memes": "lp_roc_auc",
+    }
+    assert sum(entry.shift_of == "imagenet" for entry in entries.values()) == 7
+    assert {"flickr30k", "mscoco_captions", "rareact"} <= set(entries)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from cliploom import storage
+from cliploom.data import tars
 from cliploom.errors import InputError
 
 _DEFAULT_GB = 20.0
@@ -27,14 +28,14 @@ def opened(uri: str, size: int, digest: str) -> IO[bytes]:
     Args:
         uri: of the shard.
         size: of the shard in bytes, as its manifest says.
-        digest: as its manifest says; a `sha256:` is checked after the download.
+        digest: as its manifest says; what it is of, content or headers, is checked after the download.
 
     Raises:
         InputError: the shard is gone, or is not the one that the manifest describes.
         StorageError: it can't be downloaded now.
     """
     try:
-        return _cached(uri, size, digest) if storage.is_s3(uri) else storage.local(uri).open("rb")
+        return _cached(uri, size, digest) if storage.is_s3(uri) else _local(uri, size)
     except FileNotFoundError:
         raise InputError(f"shard {uri} is gone: restore it or run jobs/index.py again") from None
 
@@ -42,6 +43,15 @@ def opened(uri: str, size: int, digest: str) -> IO[bytes]:
 def folder() -> Path:
     """Where this node keeps its copies."""
     return Path(os.environ.get("CLIPLOOM_CACHE") or Path(tempfile.gettempdir(), f"cliploom-cache-{os.getuid()}"))
+
+
+def _local(uri: str, size: int) -> IO[bytes]:
+    """A local shard; reading it whole at each opening would cost too much, so that only its size is checked."""
+    file = storage.local(uri).open("rb")
+    if os.fstat(file.fileno()).st_size != size:
+        file.close()
+        raise _changed(uri)
+    return file
 
 
 def _cached(uri: str, size: int, digest: str) -> IO[bytes]:
@@ -61,16 +71,17 @@ def _download(uri: str, size: int, digest: str, path: Path) -> None:
     aside = path.with_suffix(".download")
     try:
         storage.download(uri, aside)
-        kind, _, expected = digest.partition(":")
         with aside.open("rb") as file:
             same = os.fstat(file.fileno()).st_size == size
-            if same and kind == "sha256":
-                same = hashlib.file_digest(file, "sha256").hexdigest() == expected
-        if not same:
-            raise InputError(f"shard {uri} has changed since its manifest was made: run jobs/index.py again")
+            if not same or tars.digest(file, size, digest.partition(":")[0]) != digest:
+                raise _changed(uri)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _changed(uri: str) -> InputError:
+    return InputError(f"shard {uri} has changed since its manifest was made: run jobs/index.py again")
 
 
 def _make_room(home: Path, size: int) -> None:

@@ -9,21 +9,24 @@ from dataclasses import dataclass, field
 from cliploom.data import shards
 from cliploom.data.faults import BadSample
 from cliploom.data.manifest import Manifest
+from cliploom.data.mixture import Mixture
 from cliploom.progress import Progress
 
 
 @dataclass
 class Corpus:
-    """All captions of a manifest's samples, in order; iterating shows progress, and counts what can't be read."""
+    """All captions of a data set in order, less what is denied; iterating shows progress, and counts the unreadable."""
 
-    manifest: Manifest
+    manifest: Manifest | Mixture
     captions: int = 0
     faults: Counter[str] = field(default_factory=Counter)  # samples without captions, by cause
 
     def __iter__(self) -> Iterator[str]:
         with Progress("shard", len(self.manifest.shards)) as progress:
             for number, shard in enumerate(self.manifest.shards):
-                for member in shards.read_captions(shard, self.manifest.index(number)):
+                denied = set(self.manifest.denied.get(number, ()))
+                members = enumerate(shards.read_captions(shard, self.manifest.index(number)))
+                for member in (member for index, member in members if index not in denied):
                     yield from self._captions(shard, member)
                 progress.update(number + 1, f"{self.captions:,} captions")
 

@@ -12,7 +12,8 @@ from cliploom.config import Config, Index, require
 from cliploom.data import manifest
 from cliploom.data.prepare import Result, write_quarantine
 from cliploom.data.runner import Runner, in_tasks
-from cliploom.data.shards import Fault, Shard, ShardIndex, index_shard
+from cliploom.data.shards import Shard, ShardIndex, index_shard
+from cliploom.data.tars import Fault
 from cliploom.errors import InputError
 from cliploom.progress import Progress
 

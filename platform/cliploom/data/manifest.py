@@ -11,7 +11,7 @@ import hashlib
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Manifest:
     fingerprint: str  # of the shards' relative names, digests and sizes, in their order
     _rows: list[tuple[int, int]] = field(repr=False)  # row group of each shard, and row in it
     _source: str | bytes = field(repr=False)  # the parquet's URI, or its bytes
+    denied: Mapping[int, list[int]] = field(default_factory=dict)  # by shard: samples that are left out (data.deny)
 
     @property
     def samples(self) -> int:
@@ -57,6 +58,12 @@ class Manifest:
         """The index of the shard `number`."""
         group, row = self._rows[number]
         return _read_group(self._source, self.fingerprint, group)[row]
+
+    def keys(self) -> Iterator[list[str]]:
+        """The keys of each shard's samples, shard by shard, without the rest of the index."""
+        with _open(self._source) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group, columns=["keys"])["keys"].to_pylist()
 
     def check(self) -> None:
         """Find out whether all shards are there, in the size that the manifest states.
@@ -127,7 +134,7 @@ def _encode(file: Any, folder: str, rows: Iterable[tuple[Shard, ShardIndex]]) ->
 
 def _row(folder: str, shard: Shard, index: ShardIndex) -> dict[str, Any]:
     return {
-        "uri": _relative(folder, shard.uri),
+        "uri": relative(folder, shard.uri),
         "bytes": shard.bytes,
         "digest": shard.digest,
         "samples": shard.samples,
@@ -148,7 +155,8 @@ def _groups(rows: Iterable[tuple[Shard, ShardIndex]]) -> Iterator[list[tuple[Sha
         yield group
 
 
-def _relative(folder: str, uri: str) -> str:
+def relative(folder: str, uri: str) -> str:
+    """`uri` from the folder on, where it lies below it; otherwise as it is."""
     return storage.absolute(uri).removeprefix(storage.absolute(folder).rstrip("/") + "/")
 
 
@@ -163,11 +171,11 @@ def _parse(uri: str, source: str | bytes) -> Manifest:
     except pa.ArrowException as error:
         raise InputError(f"{uri} is no manifest ({' '.join(str(error).split())}): {_ADVICE}") from None
     folder = storage.parent(uri)
-    relative = table.to_pylist()
+    found = table.to_pylist()
     digest = hashlib.sha256()
-    for row in relative:
+    for row in found:
         digest.update(f"{row['uri']}\t{row['digest']}\t{row['samples']}\n".encode())
-    shards = [Shard(**{**row, "uri": _absolute(folder, row["uri"])}) for row in relative]
+    shards = [Shard(**{**row, "uri": _absolute(folder, row["uri"])}) for row in found]
     counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     rows = [(group, row) for group, count in enumerate(counts) for row in range(count)]
     return Manifest(uri, shards, digest.hexdigest(), rows, source)

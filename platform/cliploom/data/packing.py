@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -14,8 +16,10 @@ from PIL import Image
 from cliploom import storage
 from cliploom.config import Prepare
 from cliploom.data.faults import BadSample
-from cliploom.data.shards import SPANS, Fault, Shard, ShardIndex, ShardWriter, TarWriter
+from cliploom.data.shards import SPANS, Shard, ShardIndex, ShardWriter
 from cliploom.data.sources import Row
+from cliploom.data.tables import Embedded, embedded
+from cliploom.data.tars import Fault, TarWriter
 from cliploom.data.transforms import decode_image
 
 _FORMAT = 2  # of the shards' content; another number makes all shards anew
@@ -82,9 +86,9 @@ def finished(uri: str, record: str, fingerprint: str) -> Record | None:
 def _make(plan: Plan) -> Record:
     faults: list[Fault] = []
     samples: list[_Sample] = []
-    for row in plan.rows:
+    for row, data in _images(plan.rows):
         try:
-            samples.append(_Sample(row, *_image(row, plan.settings), _texts(row, plan)))
+            samples.append(_Sample(row, *_image(data, plan.settings), _texts(row, plan)))
         except BadSample as bad:
             faults.append(Fault(row.source, bad.cause))
     entry = None
@@ -155,12 +159,28 @@ def _class_number(label: str, classes: dict[str, int]) -> str:
     raise BadSample("unknown class", label)
 
 
-def _image(row: Row, settings: Prepare) -> tuple[bytes, str]:
-    """The row's image and its extension: as it is, if training can read it so, else encoded anew."""
+def _images(rows: Sequence[Row]) -> Iterator[tuple[Row, bytes | None]]:
+    """Each row with its image as it stands in the source, or None where there is none."""
+    for place, group in itertools.groupby(rows, lambda row: row.image[:2] if isinstance(row.image, Embedded) else None):
+        of_group = list(group)
+        if place is None:
+            yield from ((row, _read(str(row.image))) for row in of_group)
+        else:
+            images = [row.image for row in of_group if isinstance(row.image, Embedded)]
+            yield from zip(of_group, embedded(images), strict=True)
+
+
+def _read(uri: str) -> bytes | None:
     try:
-        data = storage.read(row.image)
+        return storage.read(uri)
     except (FileNotFoundError, IsADirectoryError):
-        raise BadSample("no image file", row.image) from None
+        return None
+
+
+def _image(data: bytes | None, settings: Prepare) -> tuple[bytes, str]:
+    """An image and its extension: as it is, if training can read it so, else encoded anew."""
+    if data is None:
+        raise BadSample("no image file")
     image = decode_image(data)
     shorter = min(image.size)
     if settings.resize and shorter > settings.resize:

@@ -1,18 +1,27 @@
 """The sample plan: which samples make global batch g, and which worker reads which of them.
 
 A run's positions 0, 1, 2, ... run through epoch after epoch without a seam; global batch g is the positions
-[g * G, (g + 1) * G). Which sample stands at a position is a pure function of the seed, the sizes of the shards and the
+[g * G, (g + 1) * G). Which sample stands at a position is a pure function of the seed, the parts of the mixture and the
 position, so that neither the number of workers nor a restart can change a batch.
 
-An epoch is shuffled on two levels. Its shards are put in random order and cut into windows of K; the samples of a
-window are put in random order together. Random order means sorted by a hash of (seed, epoch, what is sorted): a hash
-has no state to save, and its values don't depend on a library's version.
+A part is a manifest with a weight; mostly there is one, of weight 1. Each part has an order of its own: pass after pass
+over its N samples, those of a deny-list left out. A pass is shuffled on two levels. Its shards are put in random order
+and cut into windows of K; the samples of a window are put in random order together. Random order means sorted by a hash
+of (seed, pass, what is sorted): a hash has no state to save, and its values don't depend on a library's version.
+
+An epoch is n_i = round(weight_i * N_i) draws of each part i, which go on where the epoch before left the part's order.
+So at any time in a run each sample of a part has been drawn equally often, or once more than the others. The draws are
+interleaved in T = ceil(sum(n) / 64) turns an epoch: before turn t, t * n_i // T draws of part i have been made, and the
+draws of one turn are put in random order. Any stretch of batches is mixed as the whole is, and the state of the mixture
+at a position is arithmetic.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,16 +31,25 @@ from cliploom.data.hashing import mix
 
 Integers = NDArray[np.int64]
 _U64 = np.uint64
+_TURN = 64  # draws; few, so that small batches are mixed as well
 
-# What a hash is for: the same (seed, epoch) gives independent values for each of them.
-_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS, _PATCHES = range(5)
+# What a hash is for: the same (seed, pass) gives independent values for each of them.
+_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS, _PATCHES, _MIXTURE = range(6)
+
+
+class Part(NamedTuple):
+    """One manifest of a mixture."""
+
+    shard_samples: Sequence[int] | Integers  # number of samples of each shard, in the manifest's order
+    weight: float = 1.0  # passes an epoch
+    denied: Mapping[int, Sequence[int]] = {}  # by shard of this part: which of its samples are left out
 
 
 class Samples(NamedTuple):
     """Samples as parallel arrays, int64 [n]."""
 
-    epoch: Integers
-    shard: Integers  # number of the shard in the manifest
+    epoch: Integers  # which pass over the sample's part this is; with one part of weight 1 it is the run's epoch
+    shard: Integers  # number of the shard, counted through all parts
     index: Integers  # type: ignore[assignment]  # number of the sample in the shard; hides tuple.index
 
 
@@ -50,24 +68,96 @@ class Plan:
     """The order of all samples over all epochs.
 
     Args:
-        shard_samples: number of samples of each shard, in the manifest's order.
+        parts: of the mixture.
         seed: of the shuffling.
         window_shards: shards that are shuffled together (K).
+
+    Attributes:
+        samples: draws an epoch.
+
+    Raises:
+        ValueError: an epoch has no draw of a part, since it is empty or its weight is too small.
     """
 
-    def __init__(self, shard_samples: Sequence[int], seed: int, window_shards: int) -> None:
-        if sum(shard_samples) == 0:
-            raise ValueError("a plan needs at least one sample")
-        self.shard_samples = np.asarray(shard_samples, dtype=np.int64)
-        self.samples = int(self.shard_samples.sum())
+    def __init__(self, parts: Sequence[Part], seed: int, window_shards: int) -> None:
+        self._first_shards = [0, *itertools.accumulate(len(part.shard_samples) for part in parts)]
+        orders = zip(parts, self._first_shards[:-1], strict=True)
+        self._orders = [_Order(part, first, seed, window_shards) for part, first in orders]
+        draws = [round(part.weight * order.samples) for part, order in zip(parts, self._orders, strict=True)]
+        if not all(draws):
+            raise ValueError(f"an epoch has no draw of part {draws.index(0)}")
+        self.samples = sum(draws)
         self.seed = seed
-        self.window_shards = window_shards
+        self._turns = -(-self.samples // _TURN)
+        self._draws = np.array(draws, dtype=np.int64)[:, None]
+
+    def at(self, start: int, stop: int) -> Samples:
+        """The samples at the positions [start, stop)."""
+        part, before = self._mixed(start, stop)
+        columns = np.empty((3, stop - start), dtype=np.int64)
+        for number, order in enumerate(self._orders):
+            rows = np.flatnonzero(part == number)
+            if len(rows):
+                columns[:, rows] = np.stack(order.at(before[number], before[number] + len(rows)))
+        return Samples(*columns)
+
+    def replacement(self, epoch: int, shard: int, index: int, attempt: int) -> tuple[int, int]:
+        """(shard, index) of the sample that stands in for an unreadable one; the next `attempt` if it's bad as well.
+
+        It is one of the same part, so that bad samples don't change the mixture.
+        """
+        order = self._orders[bisect.bisect_right(self._first_shards, shard) - 1]
+        drawn = mix(self.seed, _REPLACEMENT, epoch, shard, index, attempt) % _U64(order.samples)
+        sample = order.at(epoch * order.samples + int(drawn), epoch * order.samples + int(drawn) + 1)
+        return int(sample.shard[0]), int(sample.index[0])
+
+    def randomness(self, epoch: int, shard: int, index: int) -> np.random.Generator:
+        """The generator for all that is random about one visit of a sample: augmentation, choice of caption."""
+        return np.random.Generator(np.random.PCG64(int(mix(self.seed, _RANDOMNESS, epoch, shard, index))))
+
+    def _mixed(self, start: int, stop: int) -> tuple[Integers, list[int]]:
+        """The part that each position of [start, stop) draws from [n], and each part's draws before `start`."""
+        turns = np.arange(self._turn(start), self._turn(stop - 1) + 2)
+        drawn = self._drawn(turns)
+        counts = np.diff(drawn)
+        first = int(drawn[:, 0].sum())
+        part = np.repeat(np.tile(np.arange(len(counts)), len(turns) - 1), counts.T.ravel())
+        turn = np.repeat(turns[:-1], counts.sum(axis=0))
+        part = part[np.lexsort((mix(self.seed, _MIXTURE, first + np.arange(len(part))), turn))]
+        skipped = np.bincount(part[: start - first], minlength=len(counts))
+        return part[start - first : stop - first], (drawn[:, 0] + skipped).tolist()
+
+    def _turn(self, position: int) -> int:
+        """The turn that holds a position."""
+        first = position // self.samples * self._turns
+        turns = range(first, first + self._turns)
+        return turns[bisect.bisect_right(turns, position, key=lambda turn: int(self._drawn(turn).sum())) - 1]
+
+    def _drawn(self, turns: int | Integers) -> Integers:
+        """Draws of each part before each of these turns, int64 [parts, turns]."""
+        epoch, turn = np.divmod(turns, self._turns)
+        each, rest = np.divmod(self._draws, self._turns)  # apart, since turn * draws might pass 2^63
+        return np.asarray(epoch * self._draws + turn * each + turn * rest // self._turns)
+
+
+class _Order:
+    """The order of one part's samples: pass after pass, each an epoch of its own."""
+
+    def __init__(self, part: Part, first_shard: int, seed: int, window_shards: int) -> None:
+        self._part = part
+        self._first_shard = first_shard
+        self._seed = seed
+        self._window_shards = window_shards
+        self._kept = np.array(part.shard_samples, dtype=np.int64)
+        for shard, denied in part.denied.items():
+            self._kept[shard] -= len(denied)
+        self.samples = int(self._kept.sum())
         self._windows = functools.lru_cache(maxsize=8)(self._epoch_windows)
         self._order = functools.lru_cache(maxsize=8)(self._window_order)
 
     def at(self, start: int, stop: int) -> Samples:
-        """The samples at the positions [start, stop)."""
-        parts = []
+        """The samples of the part's draws [start, stop)."""
+        pieces = []
         while start < stop:
             epoch, offset = divmod(start, self.samples)
             _, bounds = self._windows(epoch)
@@ -75,35 +165,30 @@ class Plan:
             last = min(stop - epoch * self.samples, int(bounds[window + 1]))
             shards, indices = self._order(epoch, window)
             inside = slice(offset - int(bounds[window]), last - int(bounds[window]))
-            parts.append((np.full(last - offset, epoch, dtype=np.int64), shards[inside], indices[inside]))
+            pieces.append((np.full(last - offset, epoch, dtype=np.int64), shards[inside], indices[inside]))
             start += last - offset
-        epochs, shards, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
+        epochs, shards, indices = (np.concatenate(column) for column in zip(*pieces, strict=True))
         return Samples(epochs, shards, indices)
-
-    def replacement(self, epoch: int, shard: int, index: int, attempt: int) -> tuple[int, int]:
-        """(shard, index) of the sample that stands in for an unreadable one; the next `attempt` if it's bad as well."""
-        drawn = mix(self.seed, _REPLACEMENT, epoch, shard, index, attempt) % _U64(self.samples)
-        sample = self.at(epoch * self.samples + int(drawn), epoch * self.samples + int(drawn) + 1)
-        return int(sample.shard[0]), int(sample.index[0])
-
-    def randomness(self, epoch: int, shard: int, index: int) -> np.random.Generator:
-        """The generator for all that is random about one visit of a sample: augmentation, choice of caption."""
-        return np.random.Generator(np.random.PCG64(int(mix(self.seed, _RANDOMNESS, epoch, shard, index))))
 
     def _epoch_windows(self, epoch: int) -> tuple[Integers, Integers]:
         """The epoch's order of shards [shards], and the offsets at which its windows start [windows + 1]."""
-        order = np.argsort(mix(self.seed, _SHARDS, epoch, np.arange(len(self.shard_samples))), kind="stable")
-        starts = np.arange(0, len(order), self.window_shards)
-        sizes = np.add.reduceat(self.shard_samples[order], starts)
+        numbers = self._first_shard + np.arange(len(self._kept))
+        order = np.argsort(mix(self._seed, _SHARDS, epoch, numbers), kind="stable")
+        starts = np.arange(0, len(order), self._window_shards)
+        sizes = np.add.reduceat(self._kept[order], starts)
         return order, np.concatenate([[0], np.cumsum(sizes)])
 
     def _window_order(self, epoch: int, window: int) -> tuple[Integers, Integers]:
         """(shard, index) of a window's samples, in order."""
-        shards = self._windows(epoch)[0][window * self.window_shards : (window + 1) * self.window_shards]
-        shard = np.repeat(shards, self.shard_samples[shards])
-        index = np.concatenate([np.arange(self.shard_samples[s]) for s in shards])
-        order = np.argsort(mix(self.seed, _SAMPLES, epoch, shard, index), kind="stable")
+        shards = self._windows(epoch)[0][window * self._window_shards : (window + 1) * self._window_shards]
+        shard = np.repeat(self._first_shard + shards, self._kept[shards])
+        index = np.concatenate([self._indices(int(number)) for number in shards])
+        order = np.argsort(mix(self._seed, _SAMPLES, epoch, shard, index), kind="stable")
         return shard[order], index[order]
+
+    def _indices(self, shard: int) -> Integers:
+        """The numbers of a shard's samples that are not denied."""
+        return np.delete(np.arange(self._part.shard_samples[shard]), self._part.denied.get(shard, []))
 
 
 def kept_patches(seed: int, samples: Integers, total: int, kept: int) -> Integers:

@@ -17,9 +17,9 @@ from cliploom import storage
 from cliploom.config import Config, Prepare, require
 from cliploom.data import manifest, packing
 from cliploom.data.runner import Runner, in_tasks
-from cliploom.data.shards import Fault
 from cliploom.data.sources import Row, rows
 from cliploom.data.tally import Tally
+from cliploom.data.tars import Fault
 from cliploom.errors import InputError
 
 QUARANTINE = "quarantine.jsonl"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.data import manifest as manifests
+from cliploom.data import mixture as mixtures
 from cliploom.data import shards
 from cliploom.data import vocabulary as vocabularies
 from cliploom.data.faults import BadSample
 from cliploom.data.plan import Plan, WorkItem
+from cliploom.data.stalls import Work
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import training_pixels
 from cliploom.errors import InputError
@@ -26,7 +28,7 @@ _MOST_REPLACEMENTS = 100  # in a row, for one position
 class Source:
     """What is read, and how; a key of the caches of a process, so small and hashable."""
 
-    manifest: str
+    data: mixtures.Recipe
     fingerprint: str
     seed: int
     window_shards: int
@@ -49,27 +51,39 @@ class Fault:
 class Batch:
     """A micro-batch on the host: pixels uint8 [m, 3, H, W], tokens int32 [m, 77], and which samples they are.
 
-    `samples` is int64 [m, 3]: epoch, shard, index of what was read; -1 for padding.
+    `samples` is int64 [m, 3]: epoch, shard, index of what was read; -1 for padding. `work` is what making it took.
     """
+
+    CONTEXT: ClassVar = 77
 
     pixels: NDArray[np.uint8]
     tokens: NDArray[np.int32]
     samples: NDArray[np.int64]
     faults: list[Fault] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+
+    @classmethod
+    def empty(cls, rows: int, image_size: int) -> Batch:
+        """Padding alone, for pixels of H = W = `image_size`."""
+        return cls(
+            pixels=np.zeros((rows, 3, image_size, image_size), np.uint8),
+            tokens=np.zeros((rows, cls.CONTEXT), np.int32),
+            samples=np.full((rows, 3), -1, np.int64),
+        )
 
 
 class Reader:
     """Reads work items of one source.
 
     Raises:
-        InputError: the manifest or the vocabulary is another than the one that the source was made with.
+        InputError: a manifest or the vocabulary is another than the one that the source was made with.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.manifest = manifests.load(source.manifest)
+        self.manifest = mixtures.load(source.data)
         if self.manifest.fingerprint != source.fingerprint:
-            raise InputError(f"{source.manifest} has changed since the run began: restore it, or begin a run anew")
+            raise InputError(f"{self.manifest.uri} has changed since the run began: restore it, or begin a run anew")
         self.plan = plan_of(self.manifest, source)
         self.tokenizer = _tokenizer(source.vocabulary, source.vocabulary_digest)
 
@@ -79,55 +93,58 @@ class Reader:
         Raises:
             InputError: a shard is gone or has changed, or one unreadable sample follows another without end.
         """
-        size = self.source.image_size
-        batch = Batch(
-            pixels=np.zeros((item.rows, 3, size, size), np.uint8),
-            tokens=np.zeros((item.rows, 77), np.int32),
-            samples=np.full((item.rows, 3), -1, np.int64),
-        )
-        captions = [""] * item.rows  # padding gets an empty caption, which is a valid row of tokens
-        if item.stop > item.start:
-            wanted = self.plan.at(item.start, item.stop)
-            for row, (encoded, visit) in self._fetch(np.stack(wanted, axis=1)):
-                batch.pixels[row], captions[row], batch.samples[row] = self._usable(encoded, visit, batch.faults)
-        batch.tokens[:] = self.tokenizer.encode_batch(captions)
+        batch = Batch.empty(item.rows, self.source.image_size)
+        self.fill(batch, item)
         return batch
 
-    def _fetch(self, visits: NDArray[np.int64]) -> Any:
-        """(row, ((image, caption member), (epoch, shard, index))) of all visits, shard by shard."""
+    def fill(self, batch: Batch, item: WorkItem) -> None:
+        """As `read`, into a batch of `item.rows` rows that is empty."""
+        reading = decoding = 0.0
+        captions = [""] * item.rows  # padding gets an empty caption, which is a valid row of tokens
+        visits = np.stack(self.plan.at(item.start, item.stop), axis=1) if item.stop > item.start else batch.samples[:0]
         for shard in np.unique(visits[:, 1]):
             rows = np.flatnonzero(visits[:, 1] == shard)
             rows = rows[np.argsort(visits[rows, 2], kind="stable")]
-            found = shards.read_samples(
-                self.manifest.shards[shard], self.manifest.index(int(shard)), visits[rows, 2].tolist()
-            )
-            for row, encoded in zip(rows, found, strict=True):
-                yield int(row), (encoded, tuple(int(part) for part in visits[row]))
+            began = time.perf_counter()
+            index = self.manifest.index(int(shard))
+            found = shards.read_samples(self.manifest.shards[shard], index, visits[rows, 2].tolist())
+            read = time.perf_counter()
+            for row, encoded in zip(rows.tolist(), found, strict=True):
+                visit = tuple(visits[row].tolist())
+                captions[row], batch.samples[row] = self._usable(encoded, visit, batch.pixels[row], batch.faults)
+            reading += read - began
+            decoding += time.perf_counter() - read
+        began = time.perf_counter()
+        batch.tokens[:] = self.tokenizer.encode_batch(captions)
+        batch.work = Work(reading, decoding, time.perf_counter() - began)
 
     def _usable(
-        self, encoded: tuple[bytes, bytes], visit: tuple[int, int, int], faults: list[Fault]
-    ) -> tuple[NDArray[np.uint8], str, tuple[int, int, int]]:
-        """Pixels, caption and identity of a visit's sample, or of the first usable one in its place."""
+        self, encoded: tuple[bytes, bytes], visit: tuple[int, int, int], pixels: NDArray[np.uint8], faults: list[Fault]
+    ) -> tuple[str, tuple[int, int, int]]:
+        """Caption and identity of a visit's sample, or of the first usable one in its place; fills in its pixels."""
         epoch, shard, index = visit
         for attempt in range(_MOST_REPLACEMENTS):
             try:
-                return (*self._decode(encoded, epoch, shard, index), (epoch, shard, index))
+                return self._decode(encoded, epoch, shard, index, pixels), (epoch, shard, index)
             except BadSample as error:
                 place = self.manifest.shards[shard]
                 faults.append(Fault(place.uri, self.manifest.index(shard).keys[index], error.cause))
             shard, index = self.plan.replacement(*visit, attempt)
             [encoded] = shards.read_samples(self.manifest.shards[shard], self.manifest.index(shard), [index])
-        raise InputError(f"{_MOST_REPLACEMENTS} samples in a row of {self.source.manifest} can't be read: {faults[-1]}")
+        raise InputError(f"{_MOST_REPLACEMENTS} samples in a row of {self.manifest.uri} can't be read: {faults[-1]}")
 
-    def _decode(self, encoded: tuple[bytes, bytes], epoch: int, shard: int, index: int) -> tuple[Any, str]:
+    def _decode(
+        self, encoded: tuple[bytes, bytes], epoch: int, shard: int, index: int, pixels: NDArray[np.uint8]
+    ) -> str:
         random = self.plan.randomness(epoch, shard, index)
         caption = _choose(shards.captions(self.manifest.shards[shard], encoded[1]), random)
-        return training_pixels(encoded[0], self.source.image_size, self.source.crop_scale, random), caption
+        pixels[:] = training_pixels(encoded[0], self.source.image_size, self.source.crop_scale, random)
+        return caption
 
 
-def plan_of(manifest: manifests.Manifest, source: Source) -> Plan:
+def plan_of(mixture: mixtures.Mixture, source: Source) -> Plan:
     """The plan of a source's samples."""
-    return Plan([shard.samples for shard in manifest.shards], source.seed, source.window_shards)
+    return Plan(mixture.parts(), source.seed, source.window_shards)
 
 
 @functools.lru_cache(maxsize=2)

@@ -44,6 +44,12 @@ def _first(pending: deque[tuple[Item, Any]]) -> tuple[Item, Any]:
     try:
         return item, ray.get(result)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError | StorageError):
-            raise error.cause from None
-        raise
+        raise original(error) from None
+
+
+def original(error: Exception) -> Exception:
+    """The InputError or StorageError that a RayTaskError brings from its task; another as it is."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, InputError | StorageError):
+        return type(cause)(str(cause).partition("\n")[0])  # ours is one line; Ray Data adds advice of its own
+    return error

@@ -6,30 +6,24 @@ with several captions has them in `KEY.json` as `{"captions": [...]}`; `KEY.txt`
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import re
-import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from cliploom import storage
-from cliploom.data import cache
+from cliploom.data import cache, tars
 from cliploom.data.faults import BadSample
+from cliploom.data.tars import Fault, Headers, Span, TarWriter, walk
 from cliploom.errors import InputError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 SPANS = ("image_offset", "image_size", "caption_offset", "caption_size")  # the arrays of a ShardIndex
 _NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]+)$")  # as WebDataset: the key ends at the base name's first dot
-_BLOCK = 512  # bytes; tar's unit
-_REMOTE_BUFFER = 4 << 20  # bytes a request; members smaller than this are read over rather than skipped
 
 CaptionMember = Literal["txt", "json"]
 
@@ -57,50 +51,6 @@ class ShardIndex:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-class Fault(NamedTuple):
-    """Something of a source that became no sample, and why."""
-
-    source: str  # a row, a file, or SHARD#KEY
-    cause: str  # few words, the same for all faults of a kind
-
-
-class Span(NamedTuple):
-    """A member's bytes in a tar."""
-
-    offset: int
-    size: int
-
-
-class TarWriter:
-    """Writes a tar whose bytes depend on its members alone; at the end of the block it stands at `uri`, or nowhere."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> TarWriter:
-        self._file = tempfile.NamedTemporaryFile(suffix=".tar")
-        self._tar = tarfile.open(fileobj=self._file, mode="w")
-        return self
-
-    def add(self, name: str, data: bytes) -> Span:
-        """Append a member; returns where its bytes stand."""
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
-        return Span(self._tar.offset - -(-len(data) // _BLOCK) * _BLOCK, len(data))
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        with self._file:
-            if kind is not None:
-                return
-            self._tar.close()
-            self._file.flush()
-            self._file.seek(0)
-            self.digest = f"sha256:{hashlib.file_digest(self._file, 'sha256').hexdigest()}"
-            self.bytes = self._file.tell()
-            storage.upload(Path(self._file.name), self.uri)
 
 
 class ShardWriter:
@@ -166,13 +116,11 @@ def index_shard(uri: str, content_digest: bool = False) -> tuple[Shard, ShardInd
     """
     try:
         size = storage.size(uri)
-        with _opened(uri, size) as file:
-            members, faults, headers = _members(uri, file, size)
+        with storage.opened(uri, size) as file:
+            members, faults, digest = _members(uri, file, size)
             member = _caption_member(file, members)
-            digest = f"headers:{headers}"
             if content_digest:
-                file.seek(0)
-                digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+                digest = tars.digest(file, size, "sha256")
     except FileNotFoundError:
         raise InputError(f"there is no shard {uri}") from None
     keys: list[str] = []
@@ -212,7 +160,7 @@ def read_captions(shard: Shard, index: ShardIndex) -> Iterator[bytes]:
         InputError: the shard is gone, or shorter than its index says.
     """
     try:
-        with _opened(shard.uri, shard.bytes) as file:
+        with storage.opened(shard.uri, shard.bytes) as file:
             for offset, size in zip(index.caption_offset.tolist(), index.caption_size.tolist(), strict=True):
                 file.seek(offset)
                 yield _whole(shard, file.read(size), size)
@@ -256,11 +204,9 @@ def _members(uri: str, file: IO[bytes], size: int) -> tuple[dict[str, dict[str, 
     """The members of each key by kind (image, txt, json), faults, and a digest of size and headers."""
     found: dict[str, dict[str, Span]] = {}
     faults: list[Fault] = []
-    headers = hashlib.sha256(str(size).encode())
+    headers = Headers(size)
     for header, span in walk(uri, file, size, faults):
-        headers.update(
-            f"\n{header.name}\t{header.chksum}\t{span.offset}\t{span.size}".encode("utf-8", "surrogateescape")
-        )
+        headers.add(header, span)
         match = _NAME.match(header.name)
         if not match:
             continue
@@ -273,24 +219,7 @@ def _members(uri: str, file: IO[bytes], size: int) -> tuple[dict[str, dict[str, 
             faults.append(Fault(f"{uri}#{key}", f"second {kind} of a key"))
         else:
             parts[kind] = span
-    return found, faults, headers.hexdigest()
-
-
-def walk(uri: str, file: IO[bytes], size: int, faults: list[Fault]) -> Iterator[tuple[tarfile.TarInfo, Span]]:
-    """Each whole file of a tar of `size` bytes and its place; a tar that stops before its end mark goes to `faults`."""
-    end = 0
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
-                end = tar.offset
-                if member.isfile() and member.offset_data + member.size <= size:
-                    yield member, Span(member.offset_data, member.size)
-    except tarfile.ReadError:
-        pass
-    file.seek(min(end, size))
-    if file.read(_BLOCK) != bytes(_BLOCK):
-        faults.append(Fault(uri, "truncated or damaged tar"))
+    return found, faults, headers.digest()
 
 
 def _caption_member(file: IO[bytes], members: dict[str, dict[str, Span]]) -> CaptionMember:
@@ -304,37 +233,3 @@ def _caption_member(file: IO[bytes], members: dict[str, dict[str, Span]]) -> Cap
     except ValueError:
         return "txt"
     return "json" if isinstance(known, dict) and isinstance(known.get("captions"), list) else "txt"
-
-
-def _opened(uri: str, size: int) -> IO[bytes]:
-    if storage.is_s3(uri):
-        return io.BufferedReader(_Remote(uri, size), _REMOTE_BUFFER)
-    return storage.local(uri).open("rb")
-
-
-class _Remote(io.RawIOBase):
-    """A remote file, read by ranges."""
-
-    def __init__(self, uri: str, size: int) -> None:
-        self._uri, self._size, self._at = uri, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        buffer[:length] = storage.read(self._uri, self._at, length)
-        self._at += length
-        return length

@@ -1,21 +1,21 @@
-"""Raw pairs as people have them: folders of images with captions or by class, CSV, TSV and JSON lines files."""
+"""Raw pairs as people have them: folders of images with captions or by class, and tables."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from cliploom import storage
 from cliploom.config import Prepare, nearest
-from cliploom.data.shards import IMAGE_EXTENSIONS, Fault
+from cliploom.data import tables
+from cliploom.data.shards import IMAGE_EXTENSIONS
+from cliploom.data.tables import Embedded, Line
+from cliploom.data.tars import Fault
 from cliploom.errors import InputError
 
 _DECODED = {*IMAGE_EXTENSIONS, "gif", "bmp", "tif", "tiff"}
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
 
     number: int  # in the source
     source: str  # where it stands there: FILE:LINE, or the image's URI
-    image: str  # URI
+    image: str | Embedded  # URI, or a place in a parquet file
     captions: tuple[str, ...] = ()
     caption_file: str | None = None  # URI of a file that holds the caption
     label: str | None = None  # name or number of the class
@@ -39,12 +39,16 @@ def rows(settings: Prepare) -> Iterator[Row | Fault]:
         InputError: there is no such source, it is of no known kind, or a column is missing.
     """
     source = settings.source or ""
-    ending = storage.name(source).rpartition(".")[2].lower()
     try:
-        if ending in _DELIMITERS:
-            yield from _table(settings, _delimited(source, _DELIMITERS[ending]))
-        elif ending in ("jsonl", "ndjson"):
-            yield from _table(settings, _json_lines(source))
+        if tables.is_coco(source):
+            if settings.layout == "classification":
+                raise InputError(f"prepare.layout: {source} has captions, and no classes")
+            yield from _table(settings, tables.COCO_IMAGE, tables.COCO_CAPTION, tables.coco(source))
+        elif tables.is_table(source):
+            text = settings.class_column if settings.layout == "classification" else settings.caption_column
+            files = storage.expand(source)
+            lines = itertools.chain.from_iterable(tables.lines(file, settings.image_column) for file in files)
+            yield from _table(settings, settings.image_column, text, lines)
         else:
             yield from _folder(settings, source)
     except FileNotFoundError:
@@ -56,7 +60,7 @@ def rows(settings: Prepare) -> Iterator[Row | Fault]:
 def _folder(settings: Prepare, source: str) -> Iterator[Row | Fault]:
     files = {file.uri: file.size for file in storage.files(source)}
     if not files:
-        raise InputError(f"prepare.source: {source} is no folder with files, and no .csv, .tsv or .jsonl")
+        raise InputError(f"prepare.source: {source} is no folder with files, and no table by its name")
     images = [uri for uri in files if uri.rpartition(".")[2].lower() in _DECODED]
     if not images:
         raise InputError(f"prepare.source: {source} holds no images ({', '.join(sorted(_DECODED))})")
@@ -76,31 +80,38 @@ def _folder(settings: Prepare, source: str) -> Iterator[Row | Fault]:
         yield from (Fault(text, "caption without image") for text in texts)
 
 
-def _table(settings: Prepare, lines: Iterator[tuple[str, dict[str, Any] | None]]) -> Iterator[Row | Fault]:
-    """Rows of a table's (place, columns); columns None is a line that is no row."""
-    text_column = settings.class_column if settings.layout == "classification" else settings.caption_column
-    wanted = {"prepare.image_column": settings.image_column}
-    wanted["prepare.class_column" if settings.layout == "classification" else "prepare.caption_column"] = text_column
-    folder = storage.parent(settings.source or "")
-    for number, (place, columns) in enumerate(lines):
+def _table(
+    settings: Prepare, image_column: str, text_column: str, lines: Iterator[Line] | Iterator[Line | Fault]
+) -> Iterator[Row | Fault]:
+    classes = settings.layout == "classification"
+    folder = settings.images or storage.parent(settings.source or "")
+    for number, line in enumerate(lines):
+        if isinstance(line, Fault):
+            yield line
+            continue
+        place, columns = line
         if columns is None:
             yield Fault(place, "line is no row")
             continue
         if number == 0:
-            _require_columns(wanted, columns, settings.source or "")
-        image, text = columns.pop(settings.image_column, None), columns.pop(text_column, None)
+            text_key = "prepare.class_column" if classes else "prepare.caption_column"
+            _require_columns(
+                {"prepare.image_column": image_column, text_key: text_column}, columns, settings.source or ""
+            )
+        image, text = columns.pop(image_column, None), columns.pop(text_column, None)
         texts = [text] if isinstance(text, str | int) else text
-        if not isinstance(image, str) or not image:
+        if not image or not isinstance(image, str | Embedded):
             yield Fault(place, "row without image")
         elif not isinstance(texts, list) or not all(isinstance(one, str | int) for one in texts):
             yield Fault(place, "row without caption")
         else:
-            uri = image if "://" in image or image.startswith("/") else storage.join(folder, image)
+            if isinstance(image, str) and "://" not in image and not image.startswith("/"):
+                image = storage.join(folder, image)
             words = tuple(str(one) for one in texts)
-            if settings.layout == "classification":
-                yield Row(number, place, uri, label=words[0], metadata=columns)
+            if classes:
+                yield Row(number, place, image, label=words[0], metadata=columns)
             else:
-                yield Row(number, place, uri, captions=words, metadata=columns)
+                yield Row(number, place, image, captions=words, metadata=columns)
 
 
 def _require_columns(wanted: dict[str, str], columns: dict[str, Any], source: str) -> None:
@@ -108,30 +119,3 @@ def _require_columns(wanted: dict[str, str], columns: dict[str, Any], source: st
         if column not in columns:
             known = ", ".join(columns)
             raise InputError(f"{key}: {source} has no column {column}, but {known}{nearest(column, list(columns))}")
-
-
-def _delimited(source: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    with _text(source) as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        try:
-            for columns in reader:
-                whole = None not in columns and None not in columns.values()  # neither too many values nor too few
-                yield f"{source}:{reader.line_num}", dict(columns) if whole else None
-        except csv.Error as error:
-            raise InputError(f"{source}:{reader.line_num}: {error}") from None
-
-
-def _json_lines(source: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    with _text(source) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                columns = json.loads(line)
-            except ValueError:
-                columns = None
-            yield f"{source}:{number}", columns if isinstance(columns, dict) else None
-
-
-def _text(source: str) -> io.TextIOBase:
-    if storage.is_s3(source):
-        return io.StringIO(storage.read(source).decode("utf-8-sig", "surrogateescape"), newline="")
-    return storage.local(source).open(encoding="utf-8-sig", errors="surrogateescape", newline="")

@@ -1,19 +1,28 @@
-"""The Ray Data stream: the plan's work items, read by CPU tasks anywhere in the cluster, in order to their workers."""
+"""The Ray Data stream: the plan's work items, read by CPU tasks anywhere in the cluster, in order to their workers.
+
+Each worker draws its own part of the plan, from its first step to the run's end, in executions of Ray Data that live in
+the worker. A task reads a stretch, several of the worker's micro-batches in a row, into one block: a task and a block
+cost Ray some 10 ms, which is much for a small micro-batch. An execution ends after `_EXECUTION` stretches and the next
+one begins, so that neither its start nor its memory grows with the run.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import numpy as np
+import pyarrow as pa
 
+from cliploom.data import blocks
 from cliploom.data.plan import WorkItem, work_items
-from cliploom.data.reader import Batch, Fault, Source, reader
+from cliploom.data.prefetch import pinned, prefetched
+from cliploom.data.reader import Batch, Source, reader
+from cliploom.data.runner import original
 
-if TYPE_CHECKING:
-    import ray.data
+_STRETCH_BYTES = 64 << 20  # of pixels
+_EXECUTION = 512  # stretches
 
 
 @dataclass(frozen=True)
@@ -38,56 +47,104 @@ class Stream:
         """The work items of all workers from `first_step` on, in the order in which they are read."""
         return work_items(first_step, self.steps, self.global_batch_size, world_size, self.micro_batch_size)
 
-    def split(
-        self, first_step: int, world_size: int, locality_hints: Sequence[str] | None
-    ) -> list[ray.data.DataIterator]:
-        """An iterator for each worker that hands out its micro-batches from `first_step` on."""
-        import ray.data
-
-        from cliploom.data.pace import Pace
-
-        rows = [{"item": list(item)} for item in self.items(first_step, world_size)]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        # The order of blocks is the order of items, and a worker's are every world_size-th.
-        dataset.context.execution_options.preserve_order = True
-        dataset.context.enable_progress_bars = False
-        dataset.context.custom_execution_callback_classes.append(Pace)
-        read = dataset.map_batches(_task(self.source), batch_size=None, num_cpus=self.cpus_per_task)
-        hints = list(locality_hints) if locality_hints else None
-        return list(read.streaming_split(world_size, equal=False, locality_hints=hints))
+    def split(self, first_step: int, world_size: int) -> list[Split]:
+        """Each worker's part, from `first_step` on."""
+        return [Split(self, first_step, rank, world_size) for rank in range(world_size)]
 
 
-def batches(
-    iterator: ray.data.DataIterator, expected: Iterator[WorkItem], prefetch: int
-) -> Iterator[tuple[WorkItem, Batch]]:
-    """A worker's micro-batches, each checked to be the one that is expected.
+@dataclass(frozen=True)
+class Split:
+    """One worker's part of the stream."""
+
+    stream: Stream
+    first_step: int
+    rank: int
+    world_size: int
+
+    def items(self) -> Iterator[WorkItem]:
+        """Its work items, in order."""
+        return itertools.islice(self.stream.items(self.first_step, self.world_size), self.rank, None, self.world_size)
+
+
+def stretches(items: Iterator[WorkItem], most_rows: int) -> Iterator[list[WorkItem]]:
+    """Items in order, so many together as have `most_rows` rows, one at least; fewer at first, for an early start."""
+    count = 1
+    while stretch := list(itertools.islice(items, count)):
+        yield stretch
+        count = max(1, min(2 * count, most_rows // stretch[0].rows))
+
+
+def batches(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
+    """A worker's micro-batches, each checked to be the one that its plan says; their arrays may be read-only.
+
+    Reading begins at once, in a thread. For this worker the object store holds some `prefetch` + 3 stretches, and one
+    for each of its tasks, and what was done with so lately that Ray has not let go of it.
 
     Raises:
+        InputError, StorageError: what its tasks raised of these.
         RuntimeError: another came, or none. Training on the wrong samples must not go unnoticed.
     """
-    received = iter(iterator.iter_batches(batch_size=None, prefetch_batches=prefetch))  # type: ignore[arg-type]
+    return prefetched(_checked(_received(split), split.items()), prefetch)
+
+
+def _checked(
+    received: Iterator[tuple[WorkItem, Batch]], expected: Iterator[WorkItem]
+) -> Iterator[tuple[WorkItem, Batch]]:
     for item in expected:
-        block = next(received, None)
-        if block is None:
+        found = next(received, None)
+        if found is None:
             raise RuntimeError(f"the stream ended before {item}")
-        came = WorkItem(*block["item"][0].tolist())
+        came, batch = found
         if came != item:
             raise RuntimeError(f"the stream brought {came} in place of {item}")
-        faults = [Fault(**fault) for fault in json.loads(str(block["faults"][0]))]
-        yield item, Batch(block["pixels"], block["tokens"], block["samples"], faults)
+        yield item, pinned(batch)
 
 
-def _task(source: Source) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def read(block: dict[str, Any]) -> dict[str, Any]:
-        [item] = (WorkItem(*numbers) for numbers in np.stack(block["item"]).tolist())
-        batch = reader(source).read(item)
-        faults = json.dumps([asdict(fault) for fault in batch.faults])
-        return {
-            "item": np.tile(np.asarray(item), (item.rows, 1)),
-            "pixels": batch.pixels,
-            "tokens": batch.tokens,
-            "samples": batch.samples,
-            "faults": np.array([faults] + [""] * (item.rows - 1), dtype=object),
-        }
+def _received(split: Split) -> Iterator[tuple[WorkItem, Batch]]:
+    """The worker's items and their batches, execution after execution."""
+    todo = stretches(split.items(), _STRETCH_BYTES // (3 * split.stream.source.image_size**2))
+    while execution := list(itertools.islice(todo, _EXECUTION)):
+        for block in _execute(split, execution):
+            yield from blocks.batches(block, split.stream.source.image_size)
+
+
+def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table]:
+    """The blocks of stretches, in their order."""
+    import ray
+    import ray.data
+    from ray.data import ExecutionResources
+
+    from cliploom.data.pace import Pace
+
+    stream = split.stream
+    tasks = math.ceil(ray.cluster_resources().get("CPU", 1) / stream.cpus_per_task / split.world_size)
+    rows = [{"stretch": [list(item) for item in stretch]} for stretch in execution]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    context.custom_execution_callback_classes.append(Pace)
+    context.execution_options.preserve_order = True
+    rows_at_once = (tasks + 1) * max(sum(item.rows for item in stretch) for stretch in execution)
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=rows_at_once * 3 * stream.source.image_size**2
+    )
+    read = dataset.map_batches(
+        _task(stream.source),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=stream.cpus_per_task,
+        concurrency=tasks,
+    )
+    try:
+        yield from read.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayTaskError as error:
+        raise original(error) from None
+
+
+def _task(source: Source) -> Callable[[pa.Table], pa.Table]:
+    def read(block: pa.Table) -> pa.Table:
+        [stretch] = block.column("stretch").to_pylist()
+        return blocks.read(reader(source), [WorkItem(*item) for item in stretch])
 
     return read

@@ -1,7 +1,7 @@
 """Encoded images to the pixels that models see.
 
 For evaluation exactly the reference's (openai/CLIP `_transform`, open_clip `image_transform`): bicubic resize of the
-shorter side, centre crop, RGB. For training a random resized crop, decoded no larger than it needs.
+shorter side, centre crop, RGB. For training a random resized crop, decoded at a reduced scale where that can't be seen.
 
 EXIF orientation is applied nowhere: the reference does not apply it, so the published models and figures are of
 pictures as they are stored. Training does the same, so that a picture is the same way up in training and evaluation.
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+import simplejpeg
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,6 +33,10 @@ _MAX_PIXELS = 89_478_485  # Pillow's default limit (0.25 GiB of RGB), at which P
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # none that starts a program or reads other files
 _RATIOS = (3 / 4, 4 / 3)  # width to height of training crops; torchvision's and open_clip's default
 _TRIES = 10
+_SPARE = 1.25  # of a reduced crop's sides over the target's; with less, what is resized has lost visible detail
+_BICUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
+
+Crop = tuple[int, int, int, int]  # left, top, width, height
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -72,9 +78,10 @@ def evaluation_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def training_pixels(data: bytes, size: int, scale: tuple[float, float], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A random resized crop of an encoded image, bicubic, uint8 [3, size, size].
+    """A random resized crop of an encoded image, bicubic, uint8 [3, size, size]; a view with channels last in memory.
 
-    JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves the crop at least `size` wide and high.
+    JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves the crop a quarter larger than `size`;
+    libjpeg-turbo's other scales take longer than 1.
 
     Args:
         scale: range of the crop's area, as a share of the picture's.
@@ -84,21 +91,12 @@ def training_pixels(data: bytes, size: int, scale: tuple[float, float], rng: np.
         BadSample: "undecodable image" or "image too large".
     """
     with _faults():
-        image = _header(data)
-        whole = image.size
-        left, top, width, height = random_crop(*whole, scale, rng)
-        reduction = next((r for r in (8, 4, 2) if min(width, height) >= r * size), 1)
-        image.draft(None, (image.width // reduction, image.height // reduction))  # does nothing but to JPEGs
-        if image.size == whole:
-            reduction = 1
-        right, bottom = math.ceil((left + width) / reduction), math.ceil((top + height) / reduction)
-        crop = image.crop((left // reduction, top // reduction, right, bottom)).convert("RGB")
-        return _channels_first(crop.resize((size, size), Image.Resampling.BICUBIC))
+        crop = random_crop(*(_jpeg_size(data) or _header(data).size), scale, rng)
+        pixels, box = _jpeg_crop(data, crop, size) or _crop(data, crop)
+        return _resized(pixels, box, size).transpose(2, 0, 1)
 
 
-def random_crop(
-    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def random_crop(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Crop:
     """A box (left, top, width, height) of random area, shape and place, drawn as by torchvision's RandomResizedCrop.
 
     Where no drawn shape fits in the picture, it is the largest central box of an allowed shape.
@@ -149,6 +147,53 @@ def _header(data: bytes) -> Image.Image:
     if image.width * image.height > _MAX_PIXELS:
         raise BadSample("image too large", f"{image.width} x {image.height}")
     return image
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG, None of others and of what libjpeg-turbo does not turn into RGB."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if width * height > _MAX_PIXELS:
+        raise BadSample("image too large", f"{width} x {height}")
+    return (width, height) if colours in ("YCbCr", "RGB", "Gray") else None
+
+
+def _jpeg_crop(data: bytes, crop: Crop, size: int) -> tuple[NDArray[np.uint8], CropBox] | None:
+    """A JPEG's RGB pixels [h, w, 3] at a reduced scale around a crop, and the crop in them.
+
+    None where it is no JPEG, or one that libjpeg-turbo finds fault with: what is usable is Pillow's to say.
+    """
+    whole = _jpeg_size(data)
+    if whole is None:
+        return None
+    left, top, width, height = crop
+    reduction = next((r for r in (8, 4, 2) if min(width, height) >= _SPARE * r * size), 1)
+    columns, rows = (-(-side // reduction) for side in whole)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, min_width=columns, min_height=rows)
+    except ValueError:
+        return None
+    x, y = left // reduction, top // reduction
+    part = pixels[y : -(-(top + height) // reduction), x : -(-(left + width) // reduction)]
+    # Where the crop's edges lie between reduced pixels, they do so after resizing as well.
+    return part, CropBox(left / reduction - x, top / reduction - y, width / reduction, height / reduction)
+
+
+def _crop(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], CropBox]:
+    """As `_jpeg_crop`, of any image, at its own scale."""
+    left, top, width, height = crop
+    part = _header(data).crop((left, top, left + width, top + height)).convert("RGB")
+    return np.asarray(part), CropBox(0, 0, width, height)
+
+
+def _resized(pixels: NDArray[np.uint8], box: CropBox, size: int) -> NDArray[np.uint8]:
+    """A part of RGB pixels [h, w, 3] as [size, size, 3], by the filter that Pillow calls bicubic (Catmull-Rom)."""
+    height, width, _ = pixels.shape
+    source, target = ImageData(width, height, PixelType.U8x3, pixels.tobytes()), ImageData(size, size, PixelType.U8x3)
+    Resizer().resize(source, target, ResizeOptions(_BICUBIC, crop_box=box))
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(size, size, 3)
 
 
 def _channels_first(image: Image.Image) -> NDArray[np.uint8]:

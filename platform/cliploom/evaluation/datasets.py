@@ -1,15 +1,19 @@
 """Evaluation data sets, in the WebDataset layout in which the CLIP benchmark's are published.
 
-ROOT/dataset_type.txt                       "classification" (also where the file is missing) or "retrieval"
+ROOT/dataset_type.txt                       "classification" (also where the file is missing), "multilabel", "retrieval"
 ROOT/classnames.txt                         a class a line (classification)
 ROOT/zeroshot_classification_templates.txt  a prompt a line, with {c} for the class (classification)
+ROOT/base_classnames.txt                    of a distribution shift whose classes have other names than those of the set
+                                            that it is a shift of: for each, that set's names, parted by tabs
 ROOT/SPLIT/nshards.txt                      how many shards the split has
-ROOT/SPLIT/N.tar                            KEY.{jpg,jpeg,png,webp} with KEY.cls, or KEY.txt: a caption a line
+ROOT/SPLIT/N.tar                            KEY.{jpg,jpeg,png,webp}, or a video KEY.{mp4,webm,avi,mkv}, with KEY.cls,
+                                            KEY.npy (multilabel: a 0 or 1 a class) or KEY.txt: a caption a line
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -17,12 +21,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
+
 from cliploom import storage
 from cliploom.errors import InputError
-from cliploom.evaluation.suite import Entry, Kind
+from cliploom.evaluation.suite import TRAINED, Entry, Kind
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_KINDS: tuple[Kind, ...] = ("classification", "retrieval")
+_VIDEOS = ("mp4", "webm", "avi", "mkv")
+_KINDS: tuple[Kind, ...] = ("classification", "multilabel", "retrieval")
 _MEMBER = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")  # WebDataset: a key ends at the base name's first dot
 
 
@@ -41,8 +48,9 @@ class Sample(NamedTuple):
 
     key: str
     image: bytes | None
-    label: bytes | None  # KEY.cls
+    label: bytes | None  # KEY.cls, or the digits of KEY.npy
     captions: bytes | None  # KEY.txt
+    video: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ class Dataset:
     classnames: tuple[str, ...]  # empty for retrieval
     templates: tuple[str, ...]  # with {c}; empty for retrieval
     shards: tuple[Shard, ...]
+    training: tuple[Shard, ...] = ()  # of the split that probes are trained on
+    validation: tuple[Shard, ...] = ()  # of the one that chooses their penalty
+    stands_for: tuple[tuple[str, ...], ...] = ()  # of a shift: for each class, those of the other set, if not by name
 
 
 def open_dataset(entry: Entry, root: str) -> Dataset:
@@ -66,18 +77,14 @@ def open_dataset(entry: Entry, root: str) -> Dataset:
     """
     uri = entry.dataset if _is_absolute(entry.dataset) else storage.join(root, entry.dataset)
     uri = storage.absolute(uri)
-    try:
-        storage.size(storage.join(uri, entry.split, "nshards.txt"))
-    except FileNotFoundError:
-        raise InputError(
-            f"data set {entry.name}: there is no {storage.join(uri, entry.split, 'nshards.txt')}; "
-            "check the suite's path and split, and evaluate.root"
-        ) from None
-    except storage.StorageError as error:
-        raise InputError(f"data set {entry.name} can't be read: {error}") from None
+    shards = tuple(_shards(entry, uri, entry.split))
+    trained = set(entry.tasks) & set(TRAINED)
+    training = tuple(_shards(entry, uri, entry.train)) if trained else ()
+    validation = tuple(_shards(entry, uri, entry.validation)) if trained and entry.validation else ()
     kind = _kind(uri)
-    names, templates = (_classes(uri)) if kind == "classification" else ((), ())
-    return Dataset(entry.name, uri, entry.split, kind, names, templates, tuple(_shards(uri, entry.split)))
+    names, templates = ((), ()) if kind == "retrieval" else _classes(uri)
+    stands_for = _stands_for(uri, len(names)) if entry.shift_of is not None else ()
+    return Dataset(entry.name, uri, entry.split, kind, names, templates, shards, training, validation, stands_for)
 
 
 def samples(uri: str) -> Iterator[Sample]:
@@ -93,23 +100,38 @@ def samples(uri: str) -> Iterator[Sample]:
         with system.open_input_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for key, members in groupby(_members(tar), key=lambda member: member[0]):
                 files = {extension: data for _, extension, data in members}
-                image = next((files[extension] for extension in _IMAGES if extension in files), None)
-                yield Sample(key, image, files.get("cls"), files.get("txt"))
+                image, video = (_first(files, extensions) for extensions in (_IMAGES, _VIDEOS))
+                label = _digits(files["npy"]) if "npy" in files else files.get("cls")
+                yield Sample(key, image, label, files.get("txt"), video)
     except FileNotFoundError:
         raise InputError(f"the shard {uri} is gone") from None
     except tarfile.TarError as error:
         raise InputError(f"the shard {uri} is damaged: {error}") from None
 
 
-def images(shard: Shard, numbers: Iterable[int]) -> dict[int, bytes]:
-    """The encoded images of the samples at `numbers` of a shard, reading no further than the last of them."""
+def fetch(shard: Shard, numbers: Iterable[int]) -> dict[int, Sample]:
+    """The samples at `numbers` of a shard, reading no further than the last of them."""
     wanted, found = set(numbers), {}
     for number, sample in enumerate(samples(shard.uri)):
-        if number in wanted and sample.image is not None:
-            found[number] = sample.image
+        if number in wanted:
+            found[number] = sample
         if number >= max(wanted, default=-1):
             break
     return found
+
+
+def _first(files: dict[str, bytes], extensions: tuple[str, ...]) -> bytes | None:
+    return next((files[extension] for extension in extensions if extension in files), None)
+
+
+def _digits(data: bytes) -> bytes:
+    """A vector of zeros and ones as digits; what is none is named by a letter, and so no label of any class."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError):
+        return b"x"
+    flat = np.ravel(array)
+    return "".join("01"[int(one)] if one in (0, 1) else "x" for one in flat.tolist()).encode()
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
@@ -134,7 +156,7 @@ def _kind(uri: str) -> Kind:
     for kind in _KINDS:
         if text == kind:
             return kind
-    raise InputError(f"{place} says {text!r}; known are {' and '.join(_KINDS)}")
+    raise InputError(f"{place} says {text!r}; known are {', '.join(_KINDS)}")
 
 
 def _classes(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -145,6 +167,16 @@ def _classes(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if "{c}" not in template:
             raise InputError(f"{place}: the prompt {template!r} has no {{c}} where the class's name belongs")
     return names, templates
+
+
+def _stands_for(uri: str, classes: int) -> tuple[tuple[str, ...], ...]:
+    place = storage.join(uri, "base_classnames.txt")
+    if not storage.exists(place):
+        return ()
+    lines = _lines(place, "the classes that each class stands for")
+    if len(lines) != classes:
+        raise InputError(f"{place} has {len(lines)} lines, the data set {classes} classes")
+    return tuple(tuple(name.strip() for name in line.split("\t")) for line in lines)
 
 
 def _lines(place: str, content: str) -> tuple[str, ...]:
@@ -161,9 +193,15 @@ def _lines(place: str, content: str) -> tuple[str, ...]:
     return lines
 
 
-def _shards(uri: str, split: str) -> Iterator[Shard]:
+def _shards(entry: Entry, uri: str, split: str) -> Iterator[Shard]:
     place = storage.join(uri, split, "nshards.txt")
-    text = storage.read(place).decode("utf-8", "replace").strip()
+    try:
+        text = storage.read(place).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        advice = "check the suite's path and split, and evaluate.root"
+        raise InputError(f"data set {entry.name}: there is no {place}; {advice}") from None
+    except storage.StorageError as error:
+        raise InputError(f"data set {entry.name} can't be read: {error}") from None
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"{place} says {text!r}; it should be the number of shards")
     for number in range(int(text)):

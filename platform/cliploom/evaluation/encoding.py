@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cliploom import storage
@@ -36,12 +37,15 @@ class Encoder:
         self.device = torch.device(device)
         self.precision = precision
         self.model = _load(uri).eval().to(self.device)
+        self._pooled: torch.Tensor | None = None  # what a ViT's projection was given last
+        if not self.model.config.is_resnet:
+            self.model.get_submodule("visual.ln_post").register_forward_hook(self._keep)
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Features:
         """The features of a batch. A sample whose embedding is not finite gets that for a cause."""
         begun = time.perf_counter()
-        images = self._images(batch.pixels)
+        images, hidden = self._images(batch.pixels)
         texts = self._texts(batch.tokens, batch.group)
         causes = [
             cause or ("" if finite else "features not finite")
@@ -52,20 +56,28 @@ class Encoder:
             labels=np.array(batch.labels, np.str_),
             causes=np.array(causes, np.str_),
             images=images,
+            hidden=hidden,
+            hashes=batch.hashes,
             captions=np.array(batch.captions, np.str_),
             owners=np.array(batch.owners, np.int64),
             texts=texts,
             seconds=np.array([time.perf_counter() - begun]),
         )
 
-    def _images(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels uint8 [N, 3, H, W] -> normalised features [N, D]."""
+    def _images(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels uint8 [N, 3, H, W] -> normalised embeddings [N, D], and features before the projection [N, H]."""
+        config = self.model.config
         if not len(pixels):
-            return np.zeros((0, self.model.config.embed_dim), np.float32)
+            width = config.embed_dim if config.is_resnet else config.vision_width
+            return np.zeros((0, config.embed_dim), np.float32), np.zeros((0, width), np.float32)
         with self._computing():
             images = normalize_pixels(torch.from_numpy(pixels).to(self.device), torch.float32)
-            features = self.model.encode_image(images)
-        return F.normalize(features.float(), dim=-1).cpu().numpy()
+            embedded = self.model.encode_image(images)
+        hidden = embedded if self._pooled is None else self._pooled
+        return F.normalize(embedded.float(), dim=-1).cpu().numpy(), hidden.float().cpu().numpy()
+
+    def _keep(self, module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        self._pooled = output
 
     def _texts(self, tokens: np.ndarray, group: int) -> np.ndarray:
         """Tokens [T * G, L] -> [T, D]: each normalised, averaged by groups of G, normalised (Radford et al., 3.1.4).

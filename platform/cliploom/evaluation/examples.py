@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cliploom.data.transforms import open_image
-from cliploom.evaluation.datasets import Dataset, images
+from cliploom.evaluation.datasets import Dataset, Sample, Shard, fetch
+from cliploom.evaluation.frames import picture
 from cliploom.evaluation.ranks import top
 from cliploom.evaluation.store import Features
 
@@ -66,23 +66,33 @@ def origins(parts: Sequence[int], usable: np.ndarray) -> list[Origin]:
 def predictions(
     dataset: Dataset,
     features: Features,
-    labels: np.ndarray,
+    truth: np.ndarray,
     places: Sequence[Origin],
     classes: np.ndarray,
     scale: float,
 ) -> list[Example]:
-    """Images with the classes that the model takes them for; probabilities are softmax(scale * cosine) over all."""
+    """Images with the classes that the model takes them for; probabilities are softmax(scale * cosine) over all.
+
+    Args:
+        dataset: of classes.
+        features: of the usable samples.
+        truth: int64 [N], or bool [N, C] of a multi-label set.
+        places: where the samples lie.
+        classes: float32 [C, D], embeddings of the classes.
+        scale: on cosines.
+    """
     chosen = _draw(places, PREDICTIONS)
-    pictures = _pictures(dataset, [places[i] for i in chosen])
+    shown = pictures(dataset.shards, [places[i] for i in chosen])
     best, cosines = top(features.images[chosen], classes, ANSWERS)
     shares = _shares(features.images[chosen], classes, scale, cosines)
     found = []
     for row, i in enumerate(chosen):
+        right = [truth[i]] if truth.ndim == 1 else np.flatnonzero(truth[i])
         answers = [
-            Answer(dataset.classnames[name], float(share), bool(name == labels[i]))
+            Answer(dataset.classnames[name], float(share), bool(name in right))
             for name, share in zip(best[row], shares[row], strict=True)
         ]
-        found.append(Example(dataset.classnames[labels[i]], answers, pictures[row]))
+        found.append(Example(", ".join(dataset.classnames[name] for name in right), answers, shown[row]))
     return found
 
 
@@ -91,11 +101,11 @@ def retrievals(dataset: Dataset, features: Features, places: Sequence[Origin], s
     chosen = np.sort(np.random.default_rng(_SEED).permutation(len(features.captions))[:RETRIEVALS])
     best, cosines = top(features.texts[chosen], features.images, ANSWERS)
     shares = _shares(features.texts[chosen], features.images, scale, cosines)
-    pictures = iter(_pictures(dataset, [places[i] for i in best.flat]))
+    shown = iter(pictures(dataset.shards, [places[i] for i in best.flat]))
     found = []
     for row, i in enumerate(chosen):
         answers = [
-            Answer(str(features.keys[image]), float(share), bool(image == features.owners[i]), next(pictures))
+            Answer(str(features.keys[image]), float(share), bool(image == features.owners[i]), next(shown))
             for image, share in zip(best[row], shares[row], strict=True)
         ]
         found.append(Example(str(features.captions[i]), answers))
@@ -118,18 +128,18 @@ def _shares(queries: np.ndarray, gallery: np.ndarray, scale: float, best: np.nda
     return np.exp(scale * best - logits.max(1, keepdims=True)) / everything
 
 
-def _pictures(dataset: Dataset, places: Sequence[Origin]) -> list[str]:
-    """The images as data URIs; each shard is read once."""
-    data: dict[Origin, bytes] = {}
+def pictures(shards: Sequence[Shard], places: Sequence[Origin]) -> list[str]:
+    """The images at `places` as data URIs; each shard is read once."""
+    found: dict[Origin, Sample] = {}
     for shard in {place.shard for place in places}:
         numbers = [place.number for place in places if place.shard == shard]
-        found = images(dataset.shards[shard], numbers)
-        data.update({Origin(shard, number): image for number, image in found.items()})
-    return [_data_uri(data[place]) for place in places]
+        samples = fetch(shards[shard], numbers)
+        found.update({Origin(shard, number): sample for number, sample in samples.items()})
+    return [_data_uri(found[place]) for place in places]
 
 
-def _data_uri(data: bytes) -> str:
-    image = open_image(data)
+def _data_uri(sample: Sample) -> str:
+    image = picture(sample)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((_SIDE, _SIDE))
     encoded = io.BytesIO()

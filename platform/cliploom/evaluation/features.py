@@ -44,7 +44,14 @@ class Prompts(NamedTuple):
         return f"sha256:{hashlib.sha256(json.dumps(self).encode()).hexdigest()}"
 
 
-Source = Shard | Prompts
+class Pictures(NamedTuple):
+    """A training shard, of which the images alone are looked at."""
+
+    uri: str
+    digest: str
+
+
+Source = Shard | Prompts | Pictures
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,10 @@ def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPo
         for names in _lots(source.names, size):
             yield preparing.prepare_classes(names, source.templates, model)
     else:
-        for lot in _lots(samples(source.uri), settings.batch_size):
+        found = samples(source.uri)
+        if isinstance(source, Pictures):
+            found = (sample._replace(captions=None) for sample in found)
+        for lot in _lots(found, settings.batch_size):
             yield preparing.prepare_samples(lot, model, threads)
 
 

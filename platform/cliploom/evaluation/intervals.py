@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 CONFIDENCE = 0.95
+Z = float(norm.ppf((1 + CONFIDENCE) / 2))  # standard errors to either side
 
 
 class Estimate(NamedTuple):
@@ -30,7 +31,7 @@ def share(hits: ArrayLike, weights: ArrayLike | None = None, clusters: ArrayLike
     estimate, and Kish's effective size stands in.
 
     Args:
-        hits: bool [N].
+        hits: bool [N], or float [N] of partial hits between 0 and 1.
         weights: float [N], positive; equal by default.
         clusters: int [N], which samples belong together; each alone by default.
 
@@ -45,15 +46,18 @@ def share(hits: ArrayLike, weights: ArrayLike | None = None, clusters: ArrayLike
     w = w / w.sum()
     squares = float(np.square(_totals(w, clusters)).sum())
     variance = float(np.square(_totals(w * (x - value), clusters)).sum())
+    return wilson(value, 1 / squares) if (x == x[0]).all() else of_variance(value, variance, x.size)
+
+
+def of_variance(value: float, variance: float, most: float) -> Estimate:
+    """Wilson's interval at the sample size, at most `most`, at which a plain share would have this variance."""
     spread = value * (1 - value)
-    constant = bool((x == x[0]).all())
-    size = 1 / squares if constant else min(spread / variance, x.size) if variance > 0 else float(x.size)
-    return wilson(value, size)
+    return wilson(value, min(spread / variance, most) if variance > 0 and spread > 0 else most)
 
 
 def wilson(value: float, size: float) -> Estimate:
     """Wilson's score interval of a share `value` of `size` samples, which may be fractional."""
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    z = Z
     centre = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * math.sqrt(value * (1 - value) / size + z**2 / (4 * size**2))
     return Estimate(value, min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half)))

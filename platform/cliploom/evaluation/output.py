@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: results.json, results.csv, report.html, and broken.jsonl."""
+"""The files that an evaluation leaves: results.json, results.csv, analyses.json, report.html, and broken.jsonl."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from cliploom import storage
+from cliploom.evaluation import analyses
 from cliploom.evaluation.gates import Verdict
 from cliploom.evaluation.report import Champion, render
 from cliploom.evaluation.results import to_csv, to_json
@@ -20,6 +21,7 @@ def write(outcome: Outcome, verdict: Verdict, champion: Champion | None, folder:
     files = {
         RESULTS: to_json(outcome.rows),
         "results.csv": to_csv(outcome.rows),
+        "analyses.json": analyses.to_json(outcome),
         REPORT: render(outcome, verdict, champion).encode(),
         BROKEN: "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in broken).encode(),
     }

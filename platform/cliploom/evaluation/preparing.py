@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cliploom.data import vocabulary as vocabularies
+from cliploom.data.curation.phash import phash
 from cliploom.data.faults import BadSample
 from cliploom.data.tokenizer import Tokenizer
-from cliploom.data.transforms import evaluation_pixels, open_image
+from cliploom.data.transforms import evaluation_pixels
 from cliploom.evaluation.datasets import Sample
+from cliploom.evaluation.frames import picture
 from cliploom.evaluation.model import Model
 
 
@@ -25,6 +27,7 @@ class Batch:
     labels: Sequence[str]
     causes: Sequence[str]  # empty where the sample's image can be used
     pixels: np.ndarray  # uint8 [N, 3, H, W]; zeros where it can't
+    hashes: np.ndarray  # uint64 [N], perceptual
     captions: Sequence[str]  # what each averaged text is called
     owners: Sequence[int]
     tokens: np.ndarray  # int32 [T * G, L]
@@ -43,7 +46,8 @@ def prepare_samples(samples: Sequence[Sample], model: Model, threads: ThreadPool
     Pillow releases the interpreter's lock, so that images are decoded by several threads at once.
     """
     pixels = np.zeros((len(samples), 3, model.image_size, model.image_size), np.uint8)
-    causes = list(threads.map(_paint, samples, pixels))
+    hashes = np.zeros(len(samples), np.uint64)
+    causes = list(threads.map(_paint, samples, pixels, hashes[:, None]))
     lines = [(i, line) for i, sample in enumerate(samples) for line in _captions(sample)]
     captions = [line for _, line in lines]
     return Batch(
@@ -51,6 +55,7 @@ def prepare_samples(samples: Sequence[Sample], model: Model, threads: ThreadPool
         labels=[_text(sample.label).strip() for sample in samples],
         causes=causes,
         pixels=pixels,
+        hashes=hashes,
         captions=captions,
         owners=[i for i, _ in lines],
         tokens=tokenizer(model).encode_batch(captions),
@@ -65,6 +70,7 @@ def prepare_classes(names: Sequence[str], templates: Sequence[str], model: Model
         labels=[],
         causes=[],
         pixels=np.zeros((0, 3, 1, 1), np.uint8),
+        hashes=np.zeros(0, np.uint64),
         captions=list(names),
         owners=[0] * len(names),
         tokens=tokenizer(model).encode_batch(prompts),
@@ -72,12 +78,12 @@ def prepare_classes(names: Sequence[str], templates: Sequence[str], model: Model
     )
 
 
-def _paint(sample: Sample, pixels: np.ndarray) -> str:
-    """Write the sample's image to `pixels` [3, H, W]; returns why that can't be done, or nothing."""
-    if sample.image is None:
-        return "no image"
+def _paint(sample: Sample, pixels: np.ndarray, code: np.ndarray) -> str:
+    """Write the sample's image to `pixels` [3, H, W] and its hash to `code` [1]; returns why it can't, or nothing."""
     try:
-        pixels[:] = evaluation_pixels(open_image(sample.image), pixels.shape[-1])
+        image = picture(sample)
+        pixels[:] = evaluation_pixels(image, pixels.shape[-1])
+        code[:] = phash(image)
     except BadSample as fault:
         return fault.cause
     return ""

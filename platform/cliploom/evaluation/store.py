@@ -15,20 +15,24 @@ import numpy as np
 
 from cliploom import storage
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Features:
     """Samples, their captions, and the L2-normalised embeddings of both; N samples, T texts, D dimensions.
 
+    `hidden` is as the encoder gives it, not normalised; a ResNet's is its embedding.
+
     Those of class names have no samples, and a text for each class, in their order: the ensemble of its prompts.
     """
 
     keys: np.ndarray  # str [N]
-    labels: np.ndarray  # str [N], as they stand in KEY.cls; empty where there is none
+    labels: np.ndarray  # str [N], as in KEY.cls, or a digit 0 or 1 a class of KEY.npy; empty where there is none
     causes: np.ndarray  # str [N], why a sample can't be used; empty where it can
     images: np.ndarray  # float32 [N, D]
+    hidden: np.ndarray  # float32 [N, H], what probes see: the image encoder's output before a ViT's projection
+    hashes: np.ndarray  # uint64 [N], perceptual hashes of the pictures
     captions: np.ndarray  # str [T]
     owners: np.ndarray  # int64 [T], non-decreasing: the sample that each text belongs to
     texts: np.ndarray  # float32 [T, D]
@@ -47,6 +51,8 @@ class Features:
             labels=self.labels[fine],
             causes=self.causes[fine],
             images=self.images[fine],
+            hidden=self.hidden[fine],
+            hashes=self.hashes[fine],
             captions=self.captions[kept],
             owners=(np.cumsum(fine) - 1)[self.owners[kept]],
             texts=self.texts[kept],

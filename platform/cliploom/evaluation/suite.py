@@ -13,14 +13,37 @@ from cliploom import storage
 from cliploom.config import nearest
 from cliploom.errors import InputError
 
-Task = Literal["zeroshot_classification", "zeroshot_retrieval"]
-Kind = Literal["classification", "retrieval"]
+Task = Literal["zeroshot_classification", "linear_probe", "few_shot", "zeroshot_retrieval"]
+Kind = Literal["classification", "multilabel", "retrieval"]
+
+RANKED = ("acc1", "acc5", "mean_acc1_acc5", "mean_per_class_recall")  # follow from where the right class stands
+BINARY = "roc_auc"  # of two classes alone
+MULTILABEL = "mean_average_precision_11point"
+SCORED = (BINARY, MULTILABEL)  # need the scores of all classes
+SHOTS = (1, 2, 4, 8, 16)
 
 METRICS: dict[Task, tuple[str, ...]] = {
-    "zeroshot_classification": ("acc1", "acc5", "mean_per_class_recall"),
+    "zeroshot_classification": (*RANKED, *SCORED),
+    "linear_probe": (*RANKED, *SCORED),
+    "few_shot": (*RANKED, *SCORED),
     "zeroshot_retrieval": tuple(f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)),
 }
-KINDS: dict[Task, Kind] = {"zeroshot_classification": "classification", "zeroshot_retrieval": "retrieval"}
+DEFAULTS = dict.fromkeys(METRICS, ("acc1", "acc5", "mean_per_class_recall")) | {
+    "zeroshot_retrieval": METRICS["zeroshot_retrieval"]
+}
+PREFIXES: dict[Task, tuple[str, ...]] = {  # of the metrics' names in results
+    "zeroshot_classification": ("",),
+    "linear_probe": ("lp_",),
+    "few_shot": tuple(f"fs{examples}_" for examples in SHOTS),
+    "zeroshot_retrieval": ("",),
+}
+KINDS: dict[Task, tuple[Kind, ...]] = {
+    "zeroshot_classification": ("classification", "multilabel"),
+    "linear_probe": ("classification", "multilabel"),
+    "few_shot": ("classification",),
+    "zeroshot_retrieval": ("retrieval",),
+}
+TRAINED: tuple[Task, ...] = ("linear_probe", "few_shot")  # read training samples
 
 
 class Entry(BaseModel):
@@ -32,7 +55,16 @@ class Entry(BaseModel):
     name: str = Field(pattern=r"^[^/\s]+$", description="in results; by default the last part of `dataset`")
     tasks: tuple[Task, ...] = Field(min_length=1)
     split: str = "test"
-    metrics: tuple[str, ...] | None = Field(None, description="by default all of the tasks")
+    train: str = Field("train", description="split that probes are trained on")
+    validation: str | None = Field(None, description="split that chooses their penalty; by default a fifth of train")
+    metrics: tuple[str, ...] | None = Field(
+        None, min_length=1, description="by default DEFAULTS; the first one decides"
+    )
+    shift_of: str | None = Field(None, description="entry whose data set this one is a distribution shift of")
+    samples: int | None = Field(None, ge=1, description="of the split; another number is warned of")
+    training_samples: int | None = Field(None, ge=1, description="of train and validation together")
+    classes: int | None = Field(None, ge=1, description="how many the data set has")
+    paper: str | None = Field(None, description="the data set's name in the paper's tables of results")
 
     @model_validator(mode="before")
     @classmethod
@@ -41,9 +73,14 @@ class Entry(BaseModel):
             return {"name": storage.name(entry["dataset"]), **entry}
         return entry
 
+    def wanted(self, task: Task) -> tuple[str, ...]:
+        """The metrics that are asked for of `task`; few-shot probes have the first one alone."""
+        known = DEFAULTS[task] if self.metrics is None else tuple(m for m in self.metrics if m in METRICS[task])
+        return known[:1] if task == "few_shot" else known
+
     def metrics_of(self, task: Task) -> tuple[str, ...]:
-        """The metrics that are asked for of `task`."""
-        return METRICS[task] if self.metrics is None else tuple(m for m in METRICS[task] if m in self.metrics)
+        """The same as they are called in results."""
+        return tuple(prefix + metric for prefix in PREFIXES[task] for metric in self.wanted(task))
 
 
 @dataclass(frozen=True)
@@ -66,6 +103,9 @@ def load(path: str) -> Suite:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"suite {path}: two entries are named {name}; give one another `name`")
+    for entry in entries:
+        if entry.shift_of is not None and entry.shift_of not in names:
+            raise InputError(f"suite {path}: {entry.name} is a shift of {entry.shift_of}, which the suite has not got")
     return Suite(Path(path).stem, entries)
 
 

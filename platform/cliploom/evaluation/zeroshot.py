@@ -3,65 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from cliploom.evaluation.intervals import share
+from cliploom.evaluation import metrics as measures
 from cliploom.evaluation.ranks import first_hits
 from cliploom.evaluation.results import Measure
-from cliploom.evaluation.store import Features
+from cliploom.evaluation.suite import RANKED
 
 
-def checked(features: Features, classes: int) -> Features:
-    """The features with a cause for each sample whose label is missing or names none of the `classes`."""
-    return replace(
-        features,
-        causes=np.array(
-            [
-                cause or _fault(label, classes)
-                for cause, label in zip(features.causes.tolist(), features.labels.tolist(), strict=True)
-            ],
-            np.str_,
-        ),
-    )
-
-
-def labels(features: Features) -> np.ndarray:
-    """The class numbers, int64 [N], of samples that are all usable."""
-    return features.labels.astype(np.int64)
-
-
-def rank(features: Features, classes: np.ndarray) -> np.ndarray:
-    """How many classes each usable sample is nearer to than to its own, int64 [N].
+def rank(images: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """How many classes each sample is nearer to than to its own, int64 [N].
 
     Args:
-        features: of N samples.
+        images: float32 [N, D], normalised.
+        truth: int64 [N].
         classes: float32 [C, D], embeddings of the classes' prompt ensembles.
     """
-    truth = labels(features)
-    return first_hits(features.images, classes, np.arange(len(truth)), truth)
+    return first_hits(images, classes, np.arange(len(truth)), truth)
 
 
-def measure(ranks: np.ndarray, truth: np.ndarray, classes: int, metrics: Sequence[str]) -> list[Measure]:
-    """The metrics that follow from each sample's rank and class number, int64 [N].
+def measure(images: np.ndarray, truth: np.ndarray, classes: np.ndarray, wanted: Sequence[str]) -> list[Measure]:
+    """The metrics of images whose scores are the cosines with each class.
 
-    `acc1` and `acc5` have Wilson intervals; `mean_per_class_recall`, over the classes that have samples, has Wilson's
-    at the effective sample size of its weights. `acc5` of fewer than five classes says nothing and is left out.
+    Args:
+        images: float32 [N, D], normalised.
+        truth: int64 [N], or bool [N, C] of a multi-label set.
+        classes: float32 [C, D], embeddings of the classes' prompt ensembles.
+        wanted: metrics, of `metrics`.
     """
-    sizes = np.bincount(truth, minlength=classes)
-    found = []
-    for metric in metrics:
-        if metric == "acc1":
-            found.append(Measure(metric, share(ranks < 1), 1 / classes, len(truth)))
-        elif metric == "acc5" and classes >= 5:
-            found.append(Measure(metric, share(ranks < 5), 5 / classes, len(truth)))
-        elif metric == "mean_per_class_recall":
-            found.append(Measure(metric, share(ranks < 1, weights=1 / sizes[truth]), 1 / classes, len(truth)))
-    return found
-
-
-def _fault(label: str, classes: int) -> str:
-    if not label:
-        return "no label"
-    return "" if label.isdecimal() and int(label) < classes else "label names no class"
+    if truth.ndim == 1 and set(wanted) <= set(RANKED):  # label sets may be large: never all scores at once
+        return measures.of_ranks(rank(images, truth, classes), truth, len(classes), wanted)
+    return measures.of_scores(images @ classes.T, truth, wanted)

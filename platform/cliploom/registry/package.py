@@ -25,6 +25,8 @@ _CODE = (
     "__init__.py",
     "errors.py",
     "storage.py",
+    "aside.py",
+    "retrying.py",
     "models",
     "data/__init__.py",
     "data/faults.py",

@@ -20,6 +20,7 @@ from cliploom import objectives, storage
 from cliploom.data import vocabulary as vocabularies
 from cliploom.data.plan import WorkItem, kept_patches, micro_batches, rank_span
 from cliploom.data.reader import Batch, Fault
+from cliploom.data.stalls import Stalls
 from cliploom.errors import InputError
 from cliploom.objectives import Ranks
 from cliploom.training.checkpoint import Attempt, Checkpoint, Progress
@@ -74,7 +75,7 @@ class Loop:
         self.bad_visits = before.bad_visits if before else 0
         self.skipped = list(before.skipped) if before else []
         self.faults = {Fault(**fault) for fault in before.faults} if before else set()
-        self.waited = 0.0
+        self.waited, self.stalls = 0.0, Stalls()
         self.saver = Saver(
             run.folder, attempt, run.config.train.keep_checkpoints, lambda step: report({"checkpoint": step})
         )
@@ -106,9 +107,7 @@ class Loop:
 
     def _take_step(self, batches: Iterator[tuple[WorkItem, Batch]]) -> dict[str, float]:
         settings = self.run.config.train
-        began = time.perf_counter()
-        received = [next(batches)[1] for _ in range(self.micro_count)]
-        self.waited += time.perf_counter() - began
+        received = [self._receive(batches) for _ in range(self.micro_count)]
         self._count_faults(received)
         micros = [self._micro_batch(batch) for batch in received]
         loss_of = self.objective.loss
@@ -134,6 +133,14 @@ class Loop:
             "gradient_norm": norm,
         }
 
+    def _receive(self, batches: Iterator[tuple[WorkItem, Batch]]) -> Batch:
+        began = time.perf_counter()
+        _, batch = next(batches)
+        seconds = time.perf_counter() - began
+        self.waited += seconds
+        self.stalls.add_data(seconds, batch.work)
+        return batch
+
     def _micro_batch(self, batch: Batch) -> MicroBatch:
         patches = None
         if share := self.run.config.model.patch_dropout:
@@ -146,7 +153,9 @@ class Loop:
         """Count replaced samples over all workers, and stop where they are too many."""
         new = [fault for batch in received for fault in batch.faults]
         self.faults.update(new)
+        began = time.perf_counter()
         self.agreed = self._agree(len(new))
+        self.stalls.add("collective", time.perf_counter() - began)  # here who is early waits for who is late
         self.bad_visits += self.agreed.faults
         visits = max((self.step + 1) * self.run.stream.global_batch_size, _FEWEST_VISITS)
         if self.bad_visits > self.run.config.data.max_bad_fraction * visits:
@@ -217,6 +226,7 @@ class Loop:
         if self.rank == 0:
             self.report(
                 metrics
+                | self.stalls.metrics()
                 | {
                     "step": self.step,
                     "samples": self.step * self.run.stream.global_batch_size,

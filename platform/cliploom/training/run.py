@@ -8,10 +8,10 @@ from typing import Any
 
 from cliploom import objectives, storage
 from cliploom.config import Config, require
-from cliploom.data import manifest as manifests
+from cliploom.data import mixture as mixtures
 from cliploom.data import vocabulary as vocabularies
 from cliploom.data.plan import micro_batches
-from cliploom.data.reader import Source
+from cliploom.data.reader import Source, plan_of
 from cliploom.data.stream import Stream
 from cliploom.errors import InputError
 from cliploom.models import CLIP, ModelConfig, preset
@@ -76,11 +76,11 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
         )
     table = ngrams.read(config, model.vocab_size)
     folder = run_folder(config)
-    manifest = manifests.load(str(config.data.manifest))
-    manifest.check()
+    mixture = mixtures.choose(config.data)
+    mixture.check()
     source = Source(
-        manifest.uri,
-        manifest.fingerprint,
+        mixture.recipe,
+        mixture.fingerprint,
         train.seed,
         config.data.window_shards,
         model.image_size,
@@ -88,14 +88,14 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
         storage.absolute(config.data.vocabulary) if config.data.vocabulary else None,
         vocabulary.digest,
     )
-    steps = _steps(config, manifest.samples)
+    steps = _steps(config, plan_of(mixture, source).samples)
     run = Run(
         folder=folder,
         config=config,
         model=model,
         stream=Stream(source, steps, train.global_batch_size, train.micro_batch_size, config.data.cpus_per_task),
         settings={
-            "data.manifest": manifest.fingerprint,
+            "data.manifest": mixture.fingerprint,
             "data.window_shards": config.data.window_shards,
             "data.vocabulary": vocabulary.digest,
             "model.name": config.model.name,
@@ -179,8 +179,6 @@ def _steps(config: Config, samples: int) -> int:
     train = config.train
     if (train.samples is None) == (train.epochs is None):
         raise InputError("give either train.samples or train.epochs")
-    if samples == 0:
-        raise InputError(f"{config.data.manifest} holds no samples")
     wanted = train.samples if train.samples is not None else round((train.epochs or 0) * samples)
     steps = wanted // train.global_batch_size
     if steps == 0:

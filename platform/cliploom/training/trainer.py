@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -20,11 +19,7 @@ from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Checkpoint
 from cliploom.training.run import Run, is_complete, workers_range
 
-if TYPE_CHECKING:
-    from ray.data import DataIterator
-
 _POLL_SECONDS = 0.5
-_DATASET = "train"
 # Large tensors on huge pages: on CPUs, a tenth of a step is spent on the faults of small ones.
 _WORKER_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 Report = Callable[[dict[str, Any]], None]
@@ -36,6 +31,15 @@ class Board:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._stop = False
+        self._reason: str | None = None
+
+    def give_up(self, reason: str) -> None:
+        """Say what the user has to mend before it makes sense to try again."""
+        self._reason = reason
+
+    def reason(self) -> str | None:
+        """What a worker has given up for."""
+        return self._reason
 
     def ask_to_stop(self) -> None:
         """Have the workers stop after their step, with a checkpoint."""
@@ -55,30 +59,6 @@ class Board:
         return rows
 
 
-class PlanConfig(ray.train.DataConfig):
-    """Hands each worker its iterator over the plan, made anew for every start of the workers.
-
-    It reads from storage which attempt has begun, so that the stream starts where the weights are.
-    """
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run = run
-
-    def configure(
-        self,
-        datasets: dict[str, Any],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Sequence[str] | None,
-        **_: Any,
-    ) -> list[dict[str, DataIterator]]:
-        """An iterator for each of `world_size` workers."""
-        attempt = checkpoint.read_attempts(self.run.folder)[-1]
-        splits = self.run.stream.split(attempt.step, world_size, worker_node_ids)
-        return [{_DATASET: split} for split in splits]
-
-
 @dataclass(frozen=True)
 class Worker:
     """What Ray Train runs in each worker."""
@@ -92,14 +72,12 @@ class Worker:
         from cliploom.data.stream import batches
         from cliploom.training.loop import Loop
 
+        if ray.get(self.board.reason.remote()):
+            return  # another try would end the same way
         torch.set_num_threads(max(1, int(self.run.config.train.cpus_per_worker)))
         attempt, found = _begin(self.run)
         context = ray.train.get_context()
-        expected = (
-            item
-            for item in self.run.stream.items(attempt.step, context.get_world_size())
-            if item.rank == context.get_world_rank()
-        )
+        split = self.run.stream.split(attempt.step, context.get_world_size())[context.get_world_rank()]
         stop = threading.Event()
         if context.get_world_rank() == 0:
             threading.Thread(target=self._watch, args=(stop,), name="stop", daemon=True).start()
@@ -107,14 +85,12 @@ class Worker:
             loop = Loop(self.run, attempt, found, self._report, stop)
             done = True
             if attempt.step < self.run.steps:
-                iterator = ray.train.get_dataset_shard(_DATASET)
-                done = loop.train(batches(iterator, expected, self.run.config.data.prefetch))
+                done = loop.train(batches(split, self.run.config.data.prefetch))
             if done:
                 loop.export()
         except InputError as error:
-            # Another try would end the same way, so this is no failure of the worker's to Ray Train.
-            if context.get_world_rank() == 0:
-                ray.get(self.board.pin.remote({"error": str(error)}))
+            ray.get(self.board.give_up.remote(str(error)))
+            raise  # the other workers may be waiting for this one
 
     def _report(self, row: dict[str, Any]) -> None:
         self.board.pin.remote(row)
@@ -166,7 +142,7 @@ def fit(run: Run, report: Report) -> bool:
     """
     preflight(run)
     train = run.config.train
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
     low, high = workers_range(run.config)
     resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
     if train.memory_gb_per_worker:
@@ -185,13 +161,13 @@ def fit(run: Run, report: Report) -> bool:
             failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
-        datasets={_DATASET: functools.partial(ray.data.range, 1)},
-        dataset_config=PlanConfig(run),
     )
-    with _Listener(board, report) as listener, _stopping(board):
-        trainer.fit()
-    if listener.error:
-        raise InputError(listener.error)
+    try:
+        with _Listener(board, report), _stopping(board):
+            trainer.fit()
+    finally:
+        if reason := ray.get(board.reason.remote()):
+            raise InputError(reason) from None
     return is_complete(run)
 
 
@@ -224,7 +200,6 @@ class _Listener:
     """A thread that takes reports from the board for as long as the block runs."""
 
     def __init__(self, board: Any, report: Report) -> None:
-        self.error: str | None = None
         self._board, self._report = board, report
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
@@ -239,10 +214,7 @@ class _Listener:
 
     def _take(self) -> None:
         for row in ray.get(self._board.take.remote()):
-            if "error" in row:
-                self.error = row["error"]
-            else:
-                self._report(row)
+            self._report(row)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()

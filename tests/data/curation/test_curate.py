@@ -23,7 +23,8 @@ from cliploom.data.curation import reference, writing
 from cliploom.data.curation import scan as scanning
 from cliploom.data.curation.curate import Result, curate
 from cliploom.data.curation.report import show
-from cliploom.data.shards import ShardWriter, TarWriter
+from cliploom.data.shards import ShardWriter
+from cliploom.data.tars import TarWriter
 from cliploom.errors import InputError
 
 Pair = tuple[str, bytes, str]  # key, image, caption

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.data import cache, packing, shards
+from cliploom.data import cache, packing, shards, tars
 from cliploom.data.shards import IMAGE_EXTENSIONS, Shard, ShardIndex, ShardWriter
 
 _FORMAT = 1  # of the shards' content; another number makes all shards anew
@@ -62,9 +62,9 @@ def _beside(item: Selection) -> dict[str, tuple[str, dict[str, Any]]]:
     """What the index doesn't tell of the kept pairs, by key: the image's extension, and KEY.json beside KEY.txt."""
     keys = {item.index.keys[number] for number in item.kept.tolist()}
     extensions: dict[str, str] = {}
-    metadata: dict[str, shards.Span] = {}
+    metadata: dict[str, tars.Span] = {}
     with cache.opened(item.shard.uri, item.shard.bytes, item.shard.digest) as file:
-        for header, span in shards.walk(item.shard.uri, file, item.shard.bytes, []):
+        for header, span in tars.walk(item.shard.uri, file, item.shard.bytes, []):
             key, _, extension = header.name.rpartition(".")
             if key in keys and extension.lower() in IMAGE_EXTENSIONS:
                 extensions.setdefault(key, extension.lower())
@@ -73,7 +73,7 @@ def _beside(item: Selection) -> dict[str, tuple[str, dict[str, Any]]]:
         return {key: (extensions[key], _metadata(file, metadata.get(key))) for key in keys}
 
 
-def _metadata(file: IO[bytes], span: shards.Span | None) -> dict[str, Any]:
+def _metadata(file: IO[bytes], span: tars.Span | None) -> dict[str, Any]:
     """What a KEY.json says; nothing where it is broken, since no more is known of the pair then."""
     if span is None:
         return {}

@@ -1,0 +1,55 @@
+"""What Radford et al. (2021) published of their models: tables 10 and 11, and what the text says of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import pearsonr
+
+Table = Mapping[str, Mapping[str, float]]  # model: data set: share between 0 and 1
+
+
+class Relation(NamedTuple):
+    """How zero-shot and probe go together over data sets (figure 8)."""
+
+    pearson: float
+    slope: float  # of zero-shot by probe, in least squares
+    within: list[str]  # data sets on which zero-shot is within three points of the probe, rounded
+
+
+def zeroshot() -> Table:
+    """Table 11."""
+    return _read("zeroshot.csv")
+
+
+def linear_probe() -> Table:
+    """Table 10."""
+    return _read("linear_probe.csv")
+
+
+def zeroshot_minus_probe() -> Mapping[str, float]:
+    """Figure 5: zero-shot CLIP's accuracy less that of a probe on a ResNet-50 of ImageNet's, by data set."""
+    return {row["dataset"]: float(row["delta"]) / 100 for row in _rows("zeroshot_minus_resnet50_probe.csv")}
+
+
+def relate(names: Sequence[str], zero: Sequence[float], probe: Sequence[float]) -> Relation:
+    """Pearson's correlation of zero-shot and probe over three data sets or more, and their line."""
+    x, y = np.asarray(probe), np.asarray(zero)
+    slope = float(np.polyfit(x, y, 1)[0])
+    close = [name for name, gap in zip(names, np.abs(x - y), strict=True) if round(100 * gap) <= 3]
+    return Relation(float(pearsonr(x, y).statistic), slope, close)
+
+
+def _read(name: str) -> Table:
+    return {
+        row["model"]: {key: float(value) / 100 for key, value in row.items() if key != "model"} for row in _rows(name)
+    }
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = resources.files("cliploom.evaluation").joinpath("published", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

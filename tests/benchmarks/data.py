@@ -1,0 +1,123 @@
+"""`make bench`: the data plane beside open_clip's WebDataset pipeline, on the same shards and cores, in one run.
+
+Photo-like JPEGs of 320 to 640 pixels a side, and the same resized at rest to a shorter side of 256, become batches of
+224 pixels by the random resized crop (scale 0.9 to 1, bicubic), captions become tokens. open_clip has an environment of
+its own (`.venv-peer`) and its best number of workers; cliploom reads through Ray Data into two workers that count, and
+in plain processes without Ray. The sides take turns, each measurement is a process tree of its own, whose peak of
+proportional set size is stated. Batches before the steady state are passed over.
+
+    data.py [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+from rich.console import Console
+from rich.table import Table
+
+import photos
+
+HERE = Path(__file__).parent
+PEER = HERE.parent.parent / ".venv-peer" / "bin" / "python"
+SHARDS, SAMPLES = 8, 256
+BATCH, SIZE = 256, 224
+Row = dict[str, Any]
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print a table, and write the figures with --output."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="times that the sides take turns; medians are shown")
+    parser.add_argument("--batches", type=int, default=24, help="batches that are timed, over all workers")
+    parser.add_argument("--peer-workers", type=int, nargs="+", default=[1, 2, 3], help="of open_clip's loader")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(argv)
+    if not PEER.exists():
+        sys.exit("error: there is no .venv-peer: run make bench")
+    rows = []
+    for what, shorter in (("320-640 px", None), ("resized at rest to 256", 256)):
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = photos.write_shards(Path(folder), SHARDS, SAMPLES, shorter)
+            rows.append({"images": what, **compare(Path(folder), manifest, options)})
+    show(rows)
+    if options.output:
+        report = {**machine(), "command": " ".join(["tests/benchmarks/data.py", *argv]), "rows": rows}
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def compare(folder: Path, manifest: str, options: argparse.Namespace) -> Row:
+    """Medians over rounds, of open_clip's best."""
+    shared = {"manifest": manifest, "image_size": SIZE, "batch": BATCH}
+    shared["shards"] = str(folder / f"{{{0:05d}..{SHARDS - 1:05d}}}.tar")
+    sides = {f"open_clip, {count} workers": count for count in options.peer_workers} | {"stream": 0, "kernel": 0}
+    found: dict[str, list[Row]] = {side: [] for side in sides}
+    for _ in range(options.rounds):
+        for side, workers in sides.items():
+            request = shared | {"warm_up": max(2, 2 * workers), "batches": options.batches, "workers": workers}
+            if not workers:
+                request |= {"what": side, "warm_up": 4, "batches": options.batches // 2}
+            found[side].append(ask(PEER if workers else Path(sys.executable), request))
+            print(side, found[side][-1], flush=True)
+    medians = {
+        side: {key: statistics.median(answer[key] for answer in answers) for key in answers[0]}
+        for side, answers in found.items()
+    }
+    theirs = max((side for side in sides if sides[side]), key=lambda side: float(medians[side]["samples_a_second"]))
+    rate = {side: medians[side]["samples_a_second"] for side in sides}
+    return {
+        "open_clip": rate[theirs],
+        "open_clip ran": theirs,
+        "cliploom": rate["stream"],
+        "kernel": rate["kernel"],
+        "of open_clip": rate["stream"] / rate[theirs],
+        "of kernel": rate["stream"] / rate["kernel"],
+        "open_clip MiB": medians[theirs]["pss_mib"],
+        "cliploom MiB": medians["stream"]["pss_mib"],
+        "rounds": found,
+    }
+
+
+def ask(python: Path, request: Row) -> Row:
+    """A side's answer to a request, from a process of its own."""
+    side = HERE / ("data_peer.py" if python == PEER else "data_ours.py")
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([python, side, json.dumps(request)], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"error: {side.name} {json.dumps(request)} failed:\n{done.stderr[-2000:]}")
+    answer: Row = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def show(rows: list[Row]) -> None:
+    """The table."""
+    table = Table(
+        title=f"{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, samples/s", title_justify="left"
+    )
+    for column in ("images", "open_clip", "cliploom", "kernel", "of open_clip", "of kernel", "peak PSS, MiB"):
+        table.add_column(column, justify="left" if column == "images" else "right")
+    for row in rows:
+        table.add_row(
+            row["images"],
+            f"{row['open_clip']:,.0f}\n({row['open_clip ran'].removeprefix('open_clip, ')})",
+            f"{row['cliploom']:,.0f}",
+            f"{row['kernel']:,.0f}",
+            f"{row['of open_clip']:.2f}",
+            f"{row['of kernel']:.2f}",
+            f"{row['open_clip MiB']:,.0f} -> {row['cliploom MiB']:,.0f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploom.data.faults import BadSample
+from cliploom.evaluation.datasets import Sample
+from cliploom.evaluation.frames import middle_frame, picture
+
+
+def _video(frames: int, kind: str, codec: str) -> bytes:
+    """Grey frames, each brighter than the one before, with key frames and predicted ones."""
+    data = io.BytesIO()
+    with av.open(data, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 4
+        stream.codec_context.max_b_frames = 2
+        for number in range(frames):
+            image = Image.new("RGB", (64, 64), (8 * number + 4,) * 3)
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode(None))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mp4", "h264")]
+)
+@pytest.mark.parametrize("frames", [1, 2, 9, 24])
+def test_the_middle_frame_is_found(kind: str, codec: str, frames: int) -> None:
+    found = np.asarray(middle_frame(_video(frames, kind, codec))).mean()
+    assert found == pytest.approx(8 * (frames // 2) + 4, abs=3)
+
+
+def test_an_image_stands_before_a_video() -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(data, "PNG")
+    sample = Sample("a", data.getvalue(), None, None, _video(3, "mp4", "mpeg4"))
+    assert picture(sample).size == (4, 4)
+    assert picture(sample._replace(image=None)).size == (64, 64)
+
+
+@pytest.mark.parametrize("data", [b"", b"no video", _video(9, "mp4", "mpeg4")[:300]])
+def test_a_damaged_video_is_a_bad_sample(data: bytes) -> None:
+    with pytest.raises(BadSample, match="undecodable video"):
+        middle_frame(data)
+
+
+def test_neither_image_nor_video_is_a_bad_sample() -> None:
+    with pytest.raises(BadSample, match="no image"):
+        picture(Sample("a", None, b"0", None))
