@@ -11,9 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from cliploom.config import Config, Prepare
+from cliploom.config import Config
 from cliploom.data import manifest, shards
 from cliploom.data.prepare import Result, prepare
+from cliploom.settings.data import Prepare
 
 
 def serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -112,7 +112,8 @@ def test_no_stage_imports_a_later_one() -> None:
 
 
 def test_the_foundation_imports_no_stage() -> None:
-    for path in (PACKAGE / name for name in ("errors.py", "config.py", "storage.py", "job.py", "cluster.py")):
+    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py")
+    for path in (*(PACKAGE / name for name in foundation), *(PACKAGE / "settings").glob("*.py")):
         assert [module for module in imports(path) if imported_stage(module) in RANK] == []
 
 

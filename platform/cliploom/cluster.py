@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cliploom.config import Ray
 from cliploom.errors import InputError
+from cliploom.settings.cluster import Ray
 
 
 @contextmanager

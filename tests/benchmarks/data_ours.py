@@ -18,10 +18,10 @@ from typing import Any
 from data_peer import timed
 from memory import Memory
 
-from cliploom.config import Data
 from cliploom.data import mixture, vocabulary
 from cliploom.data.reader import Reader, Source
 from cliploom.data.stream import Split, Stream, batches
+from cliploom.settings.data import Data
 
 WORKERS = 2
 CPUS_PER_TASK = 0.75  # so that two run beside workers of 0.25

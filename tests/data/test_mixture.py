@@ -23,6 +23,7 @@ from cliploom.data.reader import Reader, Source
 from cliploom.data.shards import ShardWriter
 from cliploom.data.vocabulary import clip
 from cliploom.errors import InputError
+from cliploom.settings.data import Mixed
 
 
 @pytest.fixture(scope="module")
@@ -170,4 +171,4 @@ def test_what_is_wrong_is_said_in_one_line(sets: tuple[str, str], tmp_path: Path
     ):
         config.load(None, ["data.manifest=[{uri: a, wieght: 2}]"])
     found = config.load(None, ["data.manifest=[{uri: a, weight: 2}, {uri: b}]"]).data.manifest
-    assert found == [config.Mixed(uri="a", weight=2), config.Mixed(uri="b", weight=1)]
+    assert found == [Mixed(uri="a", weight=2), Mixed(uri="b", weight=1)]

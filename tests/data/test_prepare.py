@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cliploom.config import Config, Index, Prepare
+from cliploom.config import Config
 from cliploom.data import manifest, packing
 from cliploom.data.indexing import make_index
 from cliploom.data.prepare import Result, prepare
 from cliploom.errors import InputError
+from cliploom.settings.data import Index, Prepare
 from preparing import members, pairs, picture, quarantine, run, serially, write
 
 

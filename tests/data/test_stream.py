@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pairs
-from cliploom.config import Data
 from cliploom.data import blocks, manifest, mixture, stream, vocabulary
 from cliploom.data.plan import WorkItem, work_items
 from cliploom.data.reader import Batch, Reader, Source
 from cliploom.data.shards import ShardWriter
 from cliploom.data.stream import Split, Stream, batches, stretches
 from cliploom.errors import InputError
+from cliploom.settings.data import Data
 
 SIZE = 32
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliploom import storage
-from cliploom.config import Prepare
 from cliploom.data import sources, tables
 from cliploom.data.tables import Embedded, embedded
 from cliploom.errors import InputError
+from cliploom.settings.data import Prepare
 from preparing import members, pairs, picture, quarantine, run, write
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from cliploom import models
-from cliploom.config import Evaluate
 from cliploom.evaluation import features
 from cliploom.evaluation import model as published
 from cliploom.evaluation.features import Done, Source
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import FeatureStore, concatenate
 from cliploom.models import weights
+from cliploom.settings.evaluation import Evaluate
 
 
 @pytest.fixture(scope="session")

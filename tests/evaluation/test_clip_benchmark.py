@@ -15,12 +15,12 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 import evaluation_sets as sets
-from cliploom.config import Evaluate
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, open_image
 from cliploom.evaluation import datasets, run, suite
 from cliploom.evaluation.encoding import Encoder
 from cliploom.evaluation.model import Model
+from cliploom.settings.evaluation import Evaluate
 
 classification = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
 retrieval = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")

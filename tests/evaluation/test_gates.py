@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from cliploom.config import Gates
 from cliploom.errors import InputError
 from cliploom.evaluation import gates
 from cliploom.evaluation.results import Row
 from cliploom.evaluation.suite import Entry, Suite
+from cliploom.settings.registry import Gates
 
 
 def _row(value: float, dataset: str = "cats", metric: str = "acc1", suite: str = "small") -> Row:

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 import evaluation_sets as sets
-from cliploom.config import Evaluate, EvaluateOverlap, Gates
 from cliploom.errors import InputError
 from cliploom.evaluation import examples, gates, output, report, run, suite, summary
 from cliploom.evaluation.features import Pictures
 from cliploom.evaluation.model import Model
+from cliploom.settings.evaluation import Evaluate, EvaluateOverlap
+from cliploom.settings.registry import Gates
 
 _SUITE = """
 - {dataset: colours, tasks: [zeroshot_classification]}

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 import evaluation_sets as sets
 from cliploom import cluster, job, models, registry, storage
 from cliploom import config as configs
-from cliploom.config import Ray
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, open_image
 from cliploom.models import weights
+from cliploom.settings.cluster import Ray
 
 pytestmark = pytest.mark.integration
 

@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from cliploom import storage
-from cliploom.config import Config, Index, Prepare
+from cliploom.config import Config
 from cliploom.data import manifest, shards
 from cliploom.data.indexing import make_index
 from cliploom.data.prepare import prepare
 from cliploom.errors import InputError
+from cliploom.settings.data import Index, Prepare
 from pairs import draw
 
 pytestmark = pytest.mark.integration

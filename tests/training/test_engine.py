@@ -16,8 +16,8 @@ from torch import Tensor
 import oracle
 import processes
 from cliploom import models, objectives
-from cliploom.config import Train
 from cliploom.objectives import GlobalLoss, Ranks
+from cliploom.settings.training import Train
 from cliploom.training.checkpoint import merge
 from cliploom.training.engine import Engine
 from cliploom.training.step import loss_and_gradients

@@ -15,9 +15,9 @@ from test_step import Plain, assert_gradients, take_gradients
 import oracle
 import processes
 from cliploom import models
-from cliploom.config import Train
 from cliploom.models.norm import move_statistics, norms
 from cliploom.objectives import Ranks
+from cliploom.settings.training import Train
 from cliploom.training.engine import Engine
 from cliploom.training.step import MicroBatch
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import oracle
 import processes
 from cliploom import models, objectives
-from cliploom.config import Train
 from cliploom.data.plan import micro_batches, rank_span
 from cliploom.objectives import Ranks
+from cliploom.settings.training import Train
 from cliploom.training.engine import Engine
 from cliploom.training.step import MicroBatch, StepResult, loss_and_gradients, text_buckets
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cliploom import storage
-from cliploom.config import Config, Index, require
+from cliploom.config import Config, require
 from cliploom.data import manifest
 from cliploom.data.prepare import Result, write_quarantine
 from cliploom.data.runner import Runner, in_tasks
@@ -16,6 +16,7 @@ from cliploom.data.shards import Shard, ShardIndex, index_shard
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
 from cliploom.progress import Progress
+from cliploom.settings.data import Index
 
 
 def make_index(config: Config, run: Runner = in_tasks) -> Result:

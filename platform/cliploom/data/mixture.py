@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom import storage
-from cliploom.config import Data, Mixed
 from cliploom.data import manifest as manifests
 from cliploom.data.manifest import Manifest
 from cliploom.data.plan import Part
 from cliploom.data.shards import Shard, ShardIndex
 from cliploom.errors import InputError
+from cliploom.settings.data import Data, Mixed
 
 _KEY_COLUMN = "key"
 _log = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from cliploom import storage
-from cliploom.config import Prepare
 from cliploom.data.faults import BadSample
 from cliploom.data.shards import SPANS, Shard, ShardIndex, ShardWriter
 from cliploom.data.sources import Row
 from cliploom.data.tables import Embedded, embedded
 from cliploom.data.tars import Fault, TarWriter
 from cliploom.data.transforms import decode_image
+from cliploom.settings.data import Prepare
 
 _FORMAT = 2  # of the shards' content; another number makes all shards anew
 _SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}

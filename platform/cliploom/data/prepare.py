@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cliploom import storage
-from cliploom.config import Config, Prepare, require
+from cliploom.config import Config, require
 from cliploom.data import manifest, packing
 from cliploom.data.runner import Runner, in_tasks
 from cliploom.data.sources import Row, rows
 from cliploom.data.tally import Tally
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
+from cliploom.settings.data import Prepare
 
 QUARANTINE = "quarantine.jsonl"
 _RECORDS = ".prepare"

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploom import storage
-from cliploom.config import Prepare, nearest
+from cliploom.config import nearest
 from cliploom.data import tables
 from cliploom.data.shards import IMAGE_EXTENSIONS
 from cliploom.data.tables import Embedded, Line
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
+from cliploom.settings.data import Prepare
 
 _DECODED = {*IMAGE_EXTENSIONS, "gif", "bmp", "tif", "tiff"}
 

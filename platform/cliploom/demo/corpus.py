@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cliploom.config import Config, Prepare
+from cliploom.config import Config
 from cliploom.data import manifest
 from cliploom.data.prepare import prepare
 from cliploom.data.runner import Runner, in_tasks
 from cliploom.demo import drawings, packages
 from cliploom.demo.concepts import Concept, Names, captions, held_out
 from cliploom.errors import InputError
+from cliploom.settings.data import Prepare
 
 PICTURES = ("@iconify/json", "2.2.535")
 WORDS = ("emojibase-data", "17.0.0")

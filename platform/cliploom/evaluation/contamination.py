@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cliploom.config import EvaluateOverlap
 from cliploom.data import manifest
 from cliploom.evaluation import examples, findings, labels, overlap, zeroshot
 from cliploom.evaluation.datasets import Shard
@@ -16,6 +15,7 @@ from cliploom.evaluation.features import Pictures
 from cliploom.evaluation.findings import Finding
 from cliploom.evaluation.overlap import Overlap
 from cliploom.evaluation.store import FeatureStore
+from cliploom.settings.evaluation import EvaluateOverlap
 
 PAIRS = 6  # shown on either side of the threshold
 

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from cliploom.config import Evaluate
 from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Shard, samples
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import FeatureStore, concatenate
+from cliploom.settings.evaluation import Evaluate
 
 if TYPE_CHECKING:
     from cliploom.evaluation.preparing import Batch

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cliploom.config import Gates, nearest
+from cliploom.config import nearest
 from cliploom.errors import InputError
 from cliploom.evaluation.results import AnyRow, Row, lookup
 from cliploom.evaluation.suite import Suite
+from cliploom.settings.registry import Gates
 
 
 class Verdict(NamedTuple):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cliploom.config import Evaluate
 from cliploom.errors import InputError
 from cliploom.evaluation import contamination, datasets, features, robustness, shifts
 from cliploom.evaluation.contamination import Contamination
@@ -18,6 +17,7 @@ from cliploom.evaluation.results import Row
 from cliploom.evaluation.robustness import Shift
 from cliploom.evaluation.store import FeatureStore
 from cliploom.evaluation.suite import BINARY, KINDS, MULTILABEL, Entry, Suite, Task
+from cliploom.settings.evaluation import Evaluate
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cliploom.config import Train
 from cliploom.models.names import SCALARS
 from cliploom.models.norm import move_statistics, norms
+from cliploom.settings.training import Train
 from cliploom.training.groups import parameter_groups
 from cliploom.training.state import KINDS, OptimizerState, share
 

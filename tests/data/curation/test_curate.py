@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cliploom import storage
-from cliploom.config import Config, Curate
+from cliploom.config import Config
 from cliploom.data import manifest as manifests
 from cliploom.data import shards
 from cliploom.data.curation import reference, writing
@@ -26,6 +26,7 @@ from cliploom.data.curation.report import show
 from cliploom.data.shards import ShardWriter
 from cliploom.data.tars import TarWriter
 from cliploom.errors import InputError
+from cliploom.settings.curation import Curate
 
 Pair = tuple[str, bytes, str]  # key, image, caption
 

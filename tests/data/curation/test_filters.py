@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cliploom.config import CurateFilters
 from cliploom.data.curation.filters import caption_fault, check, image_fault
 from cliploom.errors import InputError
+from cliploom.settings.curation import CurateFilters
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploom.config import CurateQueries
 from cliploom.data.curation import reference
 from cliploom.errors import InputError
+from cliploom.settings.curation import CurateQueries
 
 lines = st.lists(st.text(st.sampled_from("aB ,é日"), max_size=9), max_size=12)
 

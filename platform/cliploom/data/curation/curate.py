@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom import storage
-from cliploom.config import Config, Curate, CurateQueries, require
+from cliploom.config import Config, require
 from cliploom.data import manifest as manifests
 from cliploom.data import packing
 from cliploom.data.curation import duplicates, filters, reference, report, writing
@@ -34,6 +34,7 @@ from cliploom.data.manifest import Manifest
 from cliploom.data.runner import Runner, in_tasks
 from cliploom.errors import InputError
 from cliploom.progress import Progress
+from cliploom.settings.curation import Curate, CurateQueries
 
 _FORMAT = 1  # of facts; another number makes them anew
 _FOLDER, _REFERENCE = ".curate", "reference"

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom import storage
-from cliploom.config import Curate
 from cliploom.data.curation import hamming
 from cliploom.data.curation.cosine import Embeddings
 from cliploom.data.curation.facts import KEPT, RULE, Facts, Pass, Slice
 from cliploom.data.curation.similar import ROW, Key, drop_similar
 from cliploom.data.manifest import Manifest
 from cliploom.errors import InputError
+from cliploom.settings.curation import Curate
 
 
 def check(settings: Curate) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import regex
 
-from cliploom.config import CurateFilters
 from cliploom.errors import InputError
+from cliploom.settings.curation import CurateFilters
 
 _LETTER = regex.compile(r"\p{L}")
 

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliploom import storage
-from cliploom.config import CurateQueries
 from cliploom.data.curation.spill import Spill
 from cliploom.data.curation.text import folded, runs_of_words
 from cliploom.data.runner import Runner
 from cliploom.errors import InputError
 from cliploom.progress import Progress
+from cliploom.settings.curation import CurateQueries
 
 _STRETCH = 32 << 20  # bytes
 _TAIL = 1 << 16  # bytes read at once to find a line's end

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cliploom import storage
-from cliploom.config import Curate
 from cliploom.data.curation.facts import KEPT, RULES
 from cliploom.data.manifest import Manifest
+from cliploom.settings.curation import Curate
 
 REPORT, DRY, QUERIES = "report.json", "dry_run.json", "queries.parquet"
 VERSION = 1

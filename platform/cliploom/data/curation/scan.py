@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cliploom.config import CurateFilters
 from cliploom.data import shards
 from cliploom.data.curation.facts import KEPT, RULE, Facts
 from cliploom.data.curation.filters import caption_fault, image_fault
@@ -21,6 +20,7 @@ from cliploom.data.curation.phash import phash
 from cliploom.data.faults import BadSample
 from cliploom.data.shards import Shard, ShardIndex
 from cliploom.data.transforms import open_image
+from cliploom.settings.curation import CurateFilters
 
 _AT_ONCE = 256  # pairs in memory
 
