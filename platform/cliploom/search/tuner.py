@@ -108,7 +108,6 @@ def search(
     records: Records,
     observer: Observer,
     needs: dict[str, float],
-    gpus: float = 0.0,
 ) -> None:
     """Run the trials that have not ended to their ends.
 
@@ -119,7 +118,6 @@ def search(
         records: what is known of the trials.
         observer: is told.
         needs: of one trial, by Ray's name of the resource.
-        gpus: of these, what the process that watches a trial reserves.
 
     Raises:
         InputError: the cluster does not hold a trial.
@@ -136,7 +134,7 @@ def search(
     trainable = tune.with_parameters(_Trainable, work=work, records=records, replays=replays)
     population = [_given(number, propose, records) for number in todo] if method == "pbt" else []
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS, "GPU": gpus}),
+        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS}),
         param_space={"trial": tune.grid_search(population)} if population else {},
         tune_config=tune.TuneConfig(
             metric=LOSS,
