@@ -125,7 +125,6 @@ def search(
     total = settings.trials if callable(proposals) else len(proposals)
     method = settings.method if callable(proposals) else "random"
     propose = proposals if callable(proposals) else proposals.__getitem__
-    known = {trial.number: len(trial.points) for trial in records.all()}
     ended = {trial.number for trial in records.all() if trial.status}
     replays = method == "asha"
     todo = [number for number in range(total) if replays or number not in ended]
@@ -150,7 +149,7 @@ def search(
             name="tune",
             storage_path=f"{records.folder}/ray",
             failure_config=tune.FailureConfig(max_failures=settings.retries),
-            callbacks=[_Witness(records, observer, known, ended)],
+            callbacks=[_Witness(records, observer, ended)],
             verbose=0,
         ),
     )
@@ -257,8 +256,8 @@ class _Proposals(Searcher):
 class _Witness(tune.Callback):
     """Passes on to the observer, and to the records how trials end."""
 
-    def __init__(self, records: Records, observer: Observer, known: dict[int, int], ended: set[int]) -> None:
-        self._records, self._observer, self._known, self._ended = records, observer, known, ended
+    def __init__(self, records: Records, observer: Observer, ended: set[int]) -> None:
+        self._records, self._observer, self._ended = records, observer, ended
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         number = int(trial.custom_trial_name)
