@@ -69,3 +69,23 @@ def test_the_largest_place_is_held_out_with_all_its_seeds() -> None:
     assert {p.seed for p in checked} == {0, 1}
     assert len(fitted) == len(GRID) - 1
     assert [len(found) for found in repeated(points)] == [2]
+
+
+def test_without_a_joint_law_models_grow_as_they_do_along_the_frontier() -> None:
+    """Three models, each with samples in proportion to the root of compute: parameters grow with the root as well."""
+    points = []
+    for number, factor in enumerate((1.0, 4.0, 16.0)):
+        parameters = int(1e6 * factor)
+        flops = COST * 1e12 * factor**2
+        error = 3.0 * (flops / 1e13) ** -0.1
+        points.append(
+            Point(f"p{number}", f"M x {factor:g}", factor, parameters, COST * parameters, parameters, parameters, error)
+        )
+    fits = fit_all(points)
+    assert fits.joint is None
+    found = recommend(points, fits, 100 * points[-1].flops)
+    assert found is not None
+    assert found.parameters == pytest.approx(1.6e8, rel=0.01)
+    assert found.samples == pytest.approx(1.6e8, rel=0.01)
+    assert found.error.value == pytest.approx(3.0 * (100 * points[-1].flops / 1e13) ** -0.1, rel=1e-3)
+    assert "to the 0.50" in found.basis
