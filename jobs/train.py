@@ -90,6 +90,7 @@ def _train(run: Any, tracker: Any) -> bool:
     """Whether the run came to its end."""
     from cliploom.data import stalls
     from cliploom.progress import Progress
+    from cliploom.training.board import GaveUpError
     from cliploom.training.trainer import fit
 
     last: dict[str, Any] = {}
@@ -97,6 +98,9 @@ def _train(run: Any, tracker: Any) -> bool:
 
         def report(row: dict[str, Any]) -> None:
             if "checkpoint" in row:
+                return
+            if "restart" in row:
+                progress.say(f"restart from step {row['step']}, workers {row['workers']}: {row['restart']}")
                 return
             last.update(row)
             tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
@@ -106,7 +110,10 @@ def _train(run: Any, tracker: Any) -> bool:
                 f"waiting for data {row['data_wait_seconds']:.1f} s",
             )
 
-        done = fit(run, report)
+        try:
+            done = fit(run, report)
+        except GaveUpError as error:
+            sys.exit(f"error: {error} (run the same command again to go on)")
     if last:
         print(stalls.summary(last))
     return done

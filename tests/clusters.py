@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 import servers
 
@@ -56,6 +60,60 @@ def start(folder: Path) -> Iterator[Head]:
         finally:
             node.terminate()
             node.wait(60)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A worker node of a cluster."""
+
+    process: subprocess.Popen[bytes]
+    id: str
+
+    def kill(self) -> None:
+        """Have it gone from one moment to the next, with all that runs on it."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+    def drain(self, head: Head, seconds: int) -> None:
+        """Give notice that it will be taken away, as a cloud does of a spot node."""
+        words = [f"--address={head.address}", f"--node-id={self.id}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+        words += ["--reason-message=spot", f"--deadline-remaining-seconds={seconds}"]
+        ray = str(Path(sys.executable).with_name("ray"))
+        subprocess.run([ray, "drain-node", *words], env={**os.environ, **head.environment}, check=True)
+
+
+@contextmanager
+def join(head: Head, folder: Path, cpus: int = 2) -> Iterator[Node]:
+    """A node of the cluster besides its head, on the same machine, ended with the block."""
+    known = {node["NodeID"] for node in nodes(head)}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+    command += [f"--address={head.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}"]
+    command += [f"--object-store-memory={200 * 2**20}"]
+    with (folder / "node.log").open("a") as log:
+        process = subprocess.Popen(command, env={**os.environ, **head.environment}, stdout=log, stderr=log)
+    try:
+        new: list[str] = []
+        while not new:
+            assert process.poll() is None, (folder / "node.log").read_text()
+            new = [node["NodeID"] for node in nodes(head) if node["Alive"] and node["NodeID"] not in known]
+        yield Node(process, new[0])
+    finally:
+        if process.poll() is None:
+            Node(process, "").kill()
+
+
+def nodes(head: Head) -> list[dict[str, Any]]:
+    """What the cluster says of its nodes."""
+    script = (
+        f"import json, ray; ray.init({head.address!r}, log_to_driver=False, logging_level='ERROR'); "
+        "print(json.dumps(ray.nodes()))"
+    )
+    env = {**os.environ, **head.environment}
+    answer = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
+    found: list[dict[str, Any]] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
 def _wait(head: Head, node: subprocess.Popen[bytes], log: Path) -> None:

@@ -40,6 +40,13 @@ class Progress:
             self._last = now
             print(f"{self._what} {done}/{self._total}{self._remaining()}  {note}".rstrip(), flush=True)
 
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        if self._live:
+            self._live.console.print(line, markup=False)
+        else:
+            print(line, flush=True)
+
     def _remaining(self) -> str:
         if self._done <= self._first or self._done >= self._total:
             return ""
