@@ -11,7 +11,8 @@ is passed over for the one before. Each worker writes the slices of tensors that
 can be read at any number of workers and any ZeRO stage.
 
 An attempt that was given up may still be uploading. What it commits after the next attempt has begun from an earlier
-step would fork the run, so a checkpoint counts only if no later attempt began below its step.
+step would fork the run, so a checkpoint counts only if no later attempt began below its step. Where the record of an
+attempt is damaged, its checkpoints say where it began; where it has none, nothing of it is left that could be forked.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Checkpoint:
 
     uri: str
     attempt: int
+    begun: int | None  # the step at which that attempt began; not known of the oldest
     progress: Progress
     files: Mapping[str, Mapping[str, Any]]  # name -> {bytes, sha256}
 
@@ -75,21 +77,22 @@ class Attempt:
 def begin(run: str) -> tuple[Attempt, Checkpoint | None]:
     """Begin the next attempt of the run in the folder `run`, from its newest whole checkpoint."""
     while True:
-        attempts = read_attempts(run)
         found = newest(run)
         attempt = Attempt(
-            number=attempts[-1].number + 1 if attempts else 1,
+            number=_last_number(run) + 1,
             step=found.progress.step if found else 0,
             checkpoint=storage.name(found.uri) if found else None,
         )
         place = storage.join(run, "attempts", f"{attempt.number:04d}.json")
-        if storage.create(place, json.dumps(asdict(attempt)).encode()):
+        record = asdict(attempt)
+        if storage.create(place, json.dumps({**record, "sha256": _digest(record)}).encode()):
             return attempt, found
 
 
 def read_attempts(run: str) -> list[Attempt]:
-    """All attempts of a run, in order."""
-    return [Attempt(**json.loads(storage.read(file.uri))) for file in storage.files(storage.join(run, "attempts"))]
+    """All attempts of a run, in order; those whose record is damaged are passed over."""
+    found = (_read_attempt(file.uri) for file in storage.files(storage.join(run, "attempts")))
+    return [attempt for attempt in found if attempt]
 
 
 def write_part(run: str, attempt: Attempt, step: int, rank: int, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -106,13 +109,14 @@ def commit(run: str, attempt: Attempt, progress: Progress, parts: list[dict[str,
     Raises:
         RuntimeError: another attempt has begun, which is the run now.
     """
-    last = read_attempts(run)[-1]
-    if last != attempt:
-        raise RuntimeError(f"attempt {attempt.number} may not commit: attempt {last.number} has begun")
+    last = _last_number(run)
+    if last > attempt.number:
+        raise RuntimeError(f"attempt {attempt.number} may not commit: attempt {last} has begun")
     folder = _folder(run, attempt, progress.step)
     marker = {
         "format_version": FORMAT_VERSION,
         "attempt": attempt.number,
+        "begun": attempt.step,
         "progress": asdict(progress),
         "files": {part["name"]: {"bytes": part["bytes"], "sha256": part["sha256"]} for part in parts},
     }
@@ -136,16 +140,19 @@ def newest(run: str) -> Checkpoint | None:
 
 def committed(run: str) -> list[Checkpoint]:
     """All checkpoints with a marker that count, newest first; their files are not looked at."""
-    attempts = read_attempts(run)
-    found = []
-    for file in storage.files(storage.join(run, "checkpoints")):
-        if storage.name(file.uri) != MARKER:
-            continue
-        checkpoint = _read_marker(file.uri)
-        if checkpoint and all(
-            later.step >= checkpoint.progress.step for later in attempts if later.number > checkpoint.attempt
-        ):
-            found.append(checkpoint)
+    markers = [file.uri for file in storage.files(storage.join(run, "checkpoints")) if storage.name(file.uri) == MARKER]
+    whole = [checkpoint for checkpoint in map(_read_marker, markers) if checkpoint]
+    began = {checkpoint.attempt: checkpoint.begun for checkpoint in whole}
+    began |= {attempt.number: attempt.step for attempt in read_attempts(run)}
+    found = [
+        checkpoint
+        for checkpoint in whole
+        if all(
+            step is None or step >= checkpoint.progress.step
+            for number, step in began.items()
+            if number > checkpoint.attempt
+        )
+    ]
     return sorted(found, key=lambda c: (c.progress.step, c.attempt), reverse=True)
 
 
@@ -187,6 +194,25 @@ def _folder(run: str, attempt: Attempt, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:08d}-{attempt.number:04d}")
 
 
+def _last_number(run: str) -> int:
+    """The number of the attempt that began last; 0 where there was none."""
+    records = [storage.name(file.uri).removesuffix(".json") for file in storage.files(storage.join(run, "attempts"))]
+    folders = [storage.parent(file.uri) for file in storage.files(storage.join(run, "checkpoints"))]
+    return max((int(number) for number in (*records, *(name.split("-")[-1] for name in folders))), default=0)
+
+
+def _read_attempt(uri: str) -> Attempt | None:
+    try:
+        record = json.loads(storage.read(uri))
+        digest = record.pop("sha256", None)  # the oldest have none
+        if digest not in (None, _digest(record)):
+            raise ValueError("another digest")
+        return Attempt(**record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("the record of an attempt %s is damaged (%s): passed over", uri, error)
+        return None
+
+
 def _read_marker(uri: str) -> Checkpoint | None:
     try:
         found = json.loads(storage.read(uri))
@@ -197,7 +223,7 @@ def _read_marker(uri: str) -> Checkpoint | None:
         if version != FORMAT_VERSION:
             raise InputError(f"{uri} has checkpoint format {version}, but this cliploom reads {FORMAT_VERSION}")
         progress = Progress(**marker["progress"])
-        return Checkpoint(storage.parent(uri), marker["attempt"], progress, marker["files"])
+        return Checkpoint(storage.parent(uri), marker["attempt"], marker.get("begun"), progress, marker["files"])
     except (ValueError, KeyError, TypeError) as error:
         log.warning("the checkpoint marker %s is damaged (%s): passed over", uri, error)
         return None
