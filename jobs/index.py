@@ -15,9 +15,10 @@ def main(config: Config, _: list[str]) -> None:
     """
     from cliploom.cluster import connect
     from cliploom.data.indexing import make_index
+    from cliploom.data.runner import in_pool
 
     with connect(config.ray):
-        result = make_index(config)
+        result = make_index(config, in_pool(config.data.pool))
     print(f"{result.samples} samples in {result.shards} shards: {result.uri}")
     print(f"left out: {result.left_out()}")
 

@@ -16,9 +16,10 @@ def main(config: Config, _: list[str]) -> None:
     """
     from cliploom.cluster import connect
     from cliploom.data.prepare import prepare
+    from cliploom.data.runner import in_pool
 
     with connect(config.ray):
-        result = prepare(config)
+        result = prepare(config, in_pool(config.data.pool))
     print(f"{result.samples} samples in {result.shards} shards: {result.uri}")
     print(f"left out: {result.left_out()}")
 

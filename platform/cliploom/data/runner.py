@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.storage import StorageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LOOK_SECONDS = 5
 Runner = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]  # in_tasks, or one like it
 
 
-def in_tasks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with `function(item)`, in the items' order; needs a connection to Ray.
+def in_tasks(
+    function: Callable[[Item], Result], items: Iterable[Item], pool: str | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with `function(item)`, in the items' order, on the nodes of a pool; needs a connection to Ray.
 
     Raises:
         InputError, StorageError: what the function raised of these; other exceptions come as Ray's, with their origin.
     """
     import ray
 
-    task: Any = ray.remote(_call)
-    window = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # keeps all CPUs busy, and few items in memory
+    task: Any = ray.remote(_call).options(label_selector=pools.selector(pool) or None)
     pending: deque[tuple[Item, Any]] = deque()
+    window, looked = 0, -math.inf
     for item in items:
+        if time.monotonic() - looked > _LOOK_SECONDS:  # nodes may have come
+            window, looked = 4 * max(1, int(ray.cluster_resources().get("CPU", 1))), time.monotonic()
         pending.append((item, task.remote(function, item)))
-        if len(pending) == window:
+        while len(pending) >= window:  # keeps all CPUs busy, and few items in memory
             yield _first(pending)
     while pending:
         yield _first(pending)
+
+
+def in_pool(pool: str | None) -> Runner:
+    """A runner on the nodes of a pool."""
+    return functools.partial(in_tasks, pool=pool)
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
