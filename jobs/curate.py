@@ -21,7 +21,7 @@ def main(config: Config, _: list[str]) -> None:
     from cliploom.data.curation.report import show
     from cliploom.data.runner import Tasks
 
-    tasks = Tasks()
+    tasks = Tasks(config.data.pool)
     with connect(config.ray):
         result = curate(config, tasks)
     show(result.report)

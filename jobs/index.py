@@ -17,7 +17,7 @@ def main(config: Config, _: list[str]) -> None:
     from cliploom.data.indexing import make_index
     from cliploom.data.runner import Tasks
 
-    tasks = Tasks()
+    tasks = Tasks(config.data.pool)
     with connect(config.ray):
         result = make_index(config, tasks)
     print(f"{result.samples} samples in {result.shards} shards: {result.uri}")

@@ -18,7 +18,7 @@ def main(config: Config, _: list[str]) -> None:
     from cliploom.data.prepare import prepare
     from cliploom.data.runner import Tasks
 
-    tasks = Tasks()
+    tasks = Tasks(config.data.pool)
     with connect(config.ray):
         result = prepare(config, tasks)
     print(f"{result.samples} samples in {result.shards} shards: {result.uri}")

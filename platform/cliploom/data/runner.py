@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.storage import StorageError
 
@@ -15,6 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Runner = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]  # Tasks, or one like it
 
+_LOOK_SECONDS = 5  # between two looks at how many CPUs there are
 _SCHEDULER = Path("/proc/thread-self/schedstat")  # nanoseconds on a CPU, nanoseconds of waiting for one, turns
 _HELD_BACK = 0.5  # share of the CPUs' time without a task from which on the driver is what holds the job back
 
@@ -49,27 +51,33 @@ class Tasks:
 
     Calling it gives each item with `function(item)`, in the items' order.
 
+    Args:
+        pool: label of the nodes that work.
+
     Raises:
         InputError, StorageError: what a function raised of these; other exceptions come as Ray's, with their origin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: str | None = None) -> None:
+        self._pool = pool
         self._spent, self._offered = Spent(), 0.0
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         import ray
 
-        task: Any = ray.remote(_call)
-        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        task: Any = ray.remote(_call).options(label_selector=pools.selector(self._pool) or None)
         pending: deque[tuple[Item, Any]] = deque()
-        began = time.monotonic()
+        cpus, looked = _cpus(), time.monotonic()
         for item in items:
+            if (now := time.monotonic()) - looked > _LOOK_SECONDS:  # nodes may have come
+                self._offered += cpus * (now - looked)
+                cpus, looked = _cpus(), now
             pending.append((item, task.remote(function, item)))
-            if len(pending) == 4 * cpus:  # keeps all CPUs busy, and few items in memory
+            while len(pending) >= 4 * cpus:  # keeps all CPUs busy, and few items in memory
                 yield self._first(pending)
         while pending:
             yield self._first(pending)
-        self._offered += cpus * (time.monotonic() - began)
+        self._offered += cpus * (time.monotonic() - looked)
 
     def _first(self, pending: deque[tuple[Item, Any]]) -> tuple[Item, Any]:
         import ray
@@ -99,6 +107,12 @@ class Tasks:
         else:
             mend = "more CPUs would help"
         return f"CPUs {said}: {mend}"
+
+
+def _cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _call(function: Callable[[Item], Any], item: Item) -> Answer:
