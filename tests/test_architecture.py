@@ -29,6 +29,7 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 ONLY_IN = {
     "ray": {
         "cluster.py",
+        "pools.py",
         "data/pace.py",
         "data/runner.py",
         "data/stream.py",
@@ -112,7 +113,7 @@ def test_no_stage_imports_a_later_one() -> None:
 
 
 def test_the_foundation_imports_no_stage() -> None:
-    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py")
+    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py", "pools.py")
     for path in (*(PACKAGE / name for name in foundation), *(PACKAGE / "settings").glob("*.py")):
         assert [module for module in imports(path) if imported_stage(module) in RANK] == []
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.settings.cluster import Ray
 
@@ -18,7 +19,7 @@ def connect(config: Ray) -> Iterator[None]:
     A connection that is already there is used and left as it is.
 
     Raises:
-        InputError: no cluster answers at `ray.address`.
+        InputError: no cluster answers at `ray.address`, or the file of its node types can't be read.
     """
     import ray
 
@@ -42,6 +43,7 @@ def connect(config: Ray) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
     try:
+        pools.publish()
         yield
     finally:
         ray.shutdown()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from cliploom import storage
 from cliploom.config import Config, require
 from cliploom.data import manifest, packing
-from cliploom.data.runner import Runner, in_tasks
+from cliploom.data.runner import Runner
 from cliploom.data.sources import Row, rows
 from cliploom.data.tally import Tally
 from cliploom.data.tars import Fault
@@ -41,8 +41,8 @@ class Result(NamedTuple):
         return ", ".join(f"{count} x {cause}" for cause, count in self.faults.most_common()) or "nothing"
 
 
-def prepare(config: Config, run: Runner = in_tasks) -> Result:
-    """Make what `config.prepare` describes; `run` runs the making of shards, in Ray by default.
+def prepare(config: Config, run: Runner) -> Result:
+    """Make what `config.prepare` describes by `run`, shard by shard.
 
     Raises:
         InputError: the source is not there, or nothing in it can be used.

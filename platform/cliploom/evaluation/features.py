@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Shard, samples
 from cliploom.evaluation.model import Model
@@ -135,7 +136,8 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
     numbers = ray.data.from_items(
         [{"source": number} for number in range(len(sources))], override_num_blocks=len(sources)
     )
-    batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task)
+    place = pools.selector(settings.pool) or None
+    batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task, label_selector=place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
         return batches.map(
@@ -144,6 +146,7 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
+            label_selector=place,
             max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # what the only node couldn't hold would die again
         )
 
@@ -219,9 +222,7 @@ def _is_whole(parts: dict[int, Piece]) -> bool:
 
 def _preflight(settings: Evaluate) -> None:
     """Refuse what the cluster can't hold at once, since it would wait for ever."""
-    import ray
-
-    there = ray.cluster_resources()
+    there = pools.capacity(settings.pool)
     cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task
     gpus = settings.workers * settings.gpus_per_worker
     for kind, needed in (("CPU", cpus), ("GPU", gpus)):

@@ -40,6 +40,7 @@ class Train(Section):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each worker")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each worker")
     memory_gb_per_worker: float = Field(0.0, ge=0, description="memory reserved for each worker, in GiB")
+    pool: str | None = Field("train", description="label of the workers' nodes; any node where none has it")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute; master weights are fp32")
     seed: int = Field(0, ge=0, lt=2**63, description="of the plan, the initial weights and the augmentation")

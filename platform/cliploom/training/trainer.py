@@ -14,6 +14,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Checkpoint
@@ -107,10 +108,11 @@ def preflight(run: Run) -> None:
     Raises:
         InputError: it has not; names the setting.
     """
-    there, train = ray.cluster_resources(), run.config.train
-    workers = workers_range(run.config)[0]
+    train, data = run.config.train, run.config.data
+    there, workers = pools.capacity(train.pool), workers_range(run.config)[0]
+    decoding = data.cpus_per_task if pools.selector(data.pool) == pools.selector(train.pool) else 0
     wanted = {
-        "CPU": (workers * train.cpus_per_worker + run.config.data.cpus_per_task, "train.cpus_per_worker"),
+        "CPU": (workers * train.cpus_per_worker + decoding, "train.cpus_per_worker"),
         "GPU": (workers * train.gpus_per_worker, "train.gpus_per_worker"),
         "memory": (workers * train.memory_gb_per_worker * 2**30, "train.memory_gb_per_worker"),
     }
@@ -151,6 +153,7 @@ def fit(run: Run, report: Report) -> bool:
         Worker(run, board),
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
+            label_selector=pools.selector(train.pool) or None,  # type: ignore[call-arg]
             num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=train.gpus_per_worker > 0,
             resources_per_worker=resources,
