@@ -34,6 +34,8 @@ ONLY_IN = {
         "data/runner.py",
         "data/stream.py",
         "training/trainer.py",
+        "training/exporter.py",
+        "evaluation/checks.py",
         "evaluation/features.py",
     },
     "deepspeed": {"training/engine.py"},

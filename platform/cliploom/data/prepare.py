@@ -18,9 +18,9 @@ from cliploom.config import Config, require
 from cliploom.data import manifest, packing
 from cliploom.data.runner import Runner
 from cliploom.data.sources import Row, rows
-from cliploom.data.tally import Tally
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
+from cliploom.progress import Progress
 from cliploom.settings.data import Prepare
 
 QUARANTINE = "quarantine.jsonl"
@@ -56,12 +56,12 @@ def prepare(config: Config, run: Runner) -> Result:
     faults: list[Fault] = []
     records: list[str] = []
     samples = 0
-    with Tally(f"prepare {settings.source}", "samples") as tally:
+    with Progress(f"prepare {settings.source}", None, "samples") as progress:
         for plan, made in run(packing.make, _plans(settings, folder, classes, faults)):
             records.append(plan.record)
             faults += made.faults
             samples += made.samples
-            tally.add(made.samples)
+            progress.add(made.samples)
     _remove_others(folder, records)
     write_quarantine(folder, faults)
     if not samples:

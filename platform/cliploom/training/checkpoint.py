@@ -5,6 +5,7 @@ A run's folder holds
     attempts/0003.json                      which attempt began, and from which checkpoint
     checkpoints/00001200-0003/state-0.safetensors, state-1.safetensors, ...
     checkpoints/00001200-0003/COMMIT.json   written last; the checkpoint is there when this is
+    kept.json                               which checkpoints stay though they are old
 
 COMMIT.json alone is the truth: it holds the digests of all files and of itself, and a checkpoint that differs from them
 is passed over for the one before. Each worker writes the slices of tensors that it holds, by name, so that a checkpoint
@@ -33,6 +34,7 @@ from cliploom.errors import InputError
 
 FORMAT_VERSION = 2
 MARKER = "COMMIT.json"
+_KEPT = "kept.json"
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +74,16 @@ class Attempt:
     number: int
     step: int  # the first step it takes
     checkpoint: str | None  # name of the one it goes on from
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint with the highest value of a metric so far."""
+
+    name: str
+    step: int
+    metric: str
+    value: float
 
 
 def begin(run: str) -> tuple[Attempt, Checkpoint | None]:
@@ -157,9 +169,13 @@ def committed(run: str) -> list[Checkpoint]:
 
 
 def remove_old(run: str, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what dead attempts left; call it after a commit."""
+    """Remove all but the `keep` newest checkpoints, those that `keep_also` names, and what dead attempts left.
+
+    Call it after a commit.
+    """
     found = committed(run)
     kept = {checkpoint.uri for checkpoint in found[:keep]}
+    kept |= {storage.join(run, "checkpoints", name) for name in _kept(run)["names"]}
     oldest = min((checkpoint.progress.step for checkpoint in found[:keep]), default=0)
     folders = {storage.parent(file.uri) for file in storage.files(storage.join(run, "checkpoints"))}
     for folder in sorted(folders - kept):
@@ -167,6 +183,32 @@ def remove_old(run: str, keep: int) -> None:
             # The marker goes first, so that a removal that is cut short leaves no checkpoint that looks whole.
             storage.delete(storage.join(folder, MARKER))
             storage.delete(folder)
+
+
+def keep_also(run: str, best: Best | None, others: Iterable[str]) -> None:
+    """Have the best checkpoint stay, and others by their names, in place of what was to stay before."""
+    names = sorted({*others, *([best.name] if best else [])})
+    record = {"format_version": 1, "best": asdict(best) if best else None, "names": names}
+    storage.write(storage.join(run, _KEPT), json.dumps(record, indent=1).encode())
+
+
+def best(run: str) -> Best | None:
+    """The best checkpoint, where one was named that is still there."""
+    found = _kept(run)["best"]
+    there = found and storage.exists(storage.join(run, "checkpoints", found["name"], MARKER))
+    return Best(**found) if there else None
+
+
+def _kept(run: str) -> dict[str, Any]:
+    place = storage.join(run, _KEPT)
+    try:
+        found: dict[str, Any] = json.loads(storage.read(place))
+        return {"best": found["best"], "names": found["names"]}
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s): which checkpoint is best is not known any more", place, error)
+    return {"best": None, "names": []}
 
 
 def merge(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,7 @@ class Worker:
 
         from cliploom.data.stream import batches
         from cliploom.training.loop import Loop
+        from cliploom.training.usage import Usage
 
         if ray.get(self.board.reason.remote()):
             return  # another try would end the same way
@@ -83,12 +84,13 @@ class Worker:
         if context.get_world_rank() == 0:
             threading.Thread(target=self._watch, args=(stop,), name="stop", daemon=True).start()
         try:
-            loop = Loop(self.run, attempt, found, self._report, stop)
-            done = True
-            if attempt.step < self.run.steps:
-                done = loop.train(batches(split, self.run.config.data.prefetch))
-            if done:
-                loop.export()
+            with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+                loop = Loop(self.run, attempt, found, self._report, stop)
+                done = True
+                if attempt.step < self.run.steps:
+                    done = loop.train(batches(split, self.run.config.data.prefetch))
+                if done:
+                    loop.export()
         except InputError as error:
             ray.get(self.board.give_up.remote(str(error)))
             raise  # the other workers may be waiting for this one
@@ -133,7 +135,7 @@ def fit(run: Run, report: Report) -> bool:
     Args:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
-            `checkpoint` with a committed step.
+            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`.
 
     Returns:
         Whether it came to the end.
