@@ -63,6 +63,16 @@ def main(config: Config, words: list[str]) -> None:
         tracker.finish(status)
 
 
+def dry_run(config: Config) -> None:
+    """Print what the run will cost."""
+    from cliploom.training import cost
+    from cliploom.training.run import plan_run
+
+    start = _start(config)
+    run = plan_run(config, start.config if start else None)
+    print(cost.estimate(run).table(*cost.rate(config, run)))
+
+
 def _start(config: Config) -> Any:
     """The weights to start from: the run's own copy, or those that model.weights names."""
     from cliploom import registry
@@ -143,4 +153,4 @@ def _register(run: Any, uri: str, run_id: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(job.run(main))
+    sys.exit(job.run(main, dry_run=dry_run))

@@ -13,6 +13,7 @@ class Model(Section):
     """Which network."""
 
     name: str = Field("ViT-B-32", description="a preset; `cliploom.list_models()` lists them")
+    factor: float = Field(1.0, gt=0, description="compute of an image, in units of the preset's; by the compound rule")
     weights: str | None = Field(None, description="file or folder to start from; random weights without one")
     activation: Literal["quick_gelu", "gelu"] | None = Field(
         None, description="of the transformers; by default that of the weights, or quick_gelu"
