@@ -30,11 +30,11 @@ from cliploom.training.run import Run, plan_run
 from cliploom.training.watchdog import Watchdog
 from clusters import Head
 
-STEPS, BATCH = 30, 16
+STEPS, BATCH = 60, 16
 
 
 def write_config(folder: Path, shards: str, name: str, **train: object) -> Path:
-    """The configuration of a run of 30 steps, two workers and a checkpoint every five steps."""
+    """The configuration of a run of 60 steps, two workers and a checkpoint every five steps."""
     tree = {
         "run": {"name": name, "storage": str(folder)},
         "data": {"manifest": shards, "window_shards": 2, "cpus_per_task": 0.2},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,18 @@ def uninterrupted(head: Head, shards: str, tmp_path_factory: pytest.TempPathFact
     first = next(number for number, line in enumerate(lines) if line.startswith("run "))
     assert [line.split()[0] for line in lines[first : first + 3]] == ["run", "storage", "mlflow"]
     return folder
+
+
+@pytest.fixture
+def start(head: Head) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the job train on the shared cluster; what still runs at the test's end is killed."""
+    drivers: list[subprocess.Popen[str]] = []
+
+    def begin(config: Path, **environment: str) -> subprocess.Popen[str]:
+        drivers.append(runs.start(head, config, **environment))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        driver.kill()
+        driver.wait()

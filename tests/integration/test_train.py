@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import shutil
 import subprocess
 import tarfile
@@ -19,7 +18,7 @@ import servers
 from cliploom.data import manifest
 from cliploom.data.shards import index_shard
 from clusters import Head
-from runs import BATCH, STEPS, attempts, metric, submit, weights, write_config
+from runs import BATCH, STEPS, metric, submit, weights, write_config
 
 pytestmark = pytest.mark.integration
 
@@ -58,55 +57,6 @@ def test_a_job_without_the_token_is_refused(head: Head, tmp_path: Path) -> None:
     wrong.write_text("another-token-that-is-just-as-long-as-it")
     answer = submit(head, "python", "-c", "print(1)", RAY_AUTH_TOKEN_PATH=str(wrong))
     assert answer.returncode != 0
-
-
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(
-    head: Head, shards: str, tmp_path: Path, uninterrupted: Path
-) -> None:
-    """First a worker is killed, which Ray Train starts again; then the driver, which the user does."""
-    config = write_config(tmp_path, shards, "killed")
-    driver = runs.start(head, config)
-    try:
-        runs.wait_for_checkpoint(driver, tmp_path / "killed", 5)
-        runs.train_workers()[0].kill()
-        runs.wait_for_checkpoint(driver, tmp_path / "killed", 15)
-    finally:
-        driver.kill()
-        driver.wait()
-    runs.finish(runs.start(head, config))
-    begun = attempts(tmp_path / "killed")
-    assert len(begun) >= 3
-    assert [a["step"] for a in begun] == sorted(a["step"] for a in begun)
-    assert begun[1]["step"] >= 5
-    assert re.match("worker . died: |worker . was killed", begun[1]["reason"]), begun[1]
-    assert begun[-1]["step"] >= 15
-    assert begun[-1]["reason"] == ""
-    assert set(metric(tmp_path, "killed", "loss")) <= set(range(1, STEPS + 1))
-    whole = metric(uninterrupted, "whole", "loss")
-    for step, found in metric(tmp_path, "killed", "loss").items():
-        assert found == whole[step], f"step {step}"
-    expected = weights(uninterrupted, "whole")
-    for name, weight in weights(tmp_path, "killed").items():
-        assert torch.equal(weight, expected[name]), name
-
-
-def test_sigterm_saves_at_once_and_the_run_goes_on_from_there(
-    head: Head, shards: str, tmp_path: Path, uninterrupted: Path
-) -> None:
-    config = write_config(tmp_path, shards, "stopped", checkpoint_steps=1000)
-    driver = runs.start(head, config)
-    assert driver.stdout is not None
-    assert any(line.startswith("step ") for line in driver.stdout)  # reads on until there is one
-    driver.terminate()
-    said = runs.finish(driver, 1)
-    assert "stopped by SIGTERM: run stopped goes on from its checkpoint" in said
-    [marker] = (tmp_path / "stopped" / "checkpoints").glob("*/COMMIT.json")
-    stopped_at = int(marker.parent.name.split("-")[0])
-    assert 0 < stopped_at < STEPS
-    runs.finish(runs.start(head, config))
-    expected = weights(uninterrupted, "whole")
-    for name, weight in weights(tmp_path, "stopped").items():
-        assert torch.equal(weight, expected[name]), name
 
 
 def test_too_much_bad_data_stops_the_run_with_a_list(head: Head, shards: str, tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ def test_training_goes_on_while_s3_is_away(s3: Callable[[], str], monkeypatch: p
         between.fault = lambda line, _: next(faults, None) if line.startswith("PUT") and "state-" in line else None
         (steps, heard), _ = processes.run(2, save_while_s3_is_away, folder)
         written = [line for line in between.requests if line.startswith("PUT") and "state-" in line]
+        found = checkpoint.newest(folder)
     assert heard == [1]
     assert len(written) >= 4
     assert steps > 50
-    found = checkpoint.newest(folder)
     assert found is not None
     assert torch.equal(found.load()["weight/a"], torch.ones(2))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cliploom import storage
+from cliploom import pools, storage
 from cliploom.errors import InputError
 from cliploom.training import checkpoint, memory
 from cliploom.training.board import DIED, HUNG, RAISED, SHORT_OF_MEMORY, Board, GaveUpError, Place
@@ -64,9 +65,11 @@ class Worker:
 
         from cliploom.data.stream import batches
         from cliploom.training.loop import Loop
+        from cliploom.training.usage import Usage
 
         torch.set_num_threads(max(1, int(self.run.config.train.cpus_per_worker)))
-        rank, places = ray.train.get_context().get_world_rank(), _places()
+        context = ray.train.get_context()
+        rank, places = context.get_world_rank(), _places()
         attempt, found = self._begin(places)
         split = self.run.stream.split(attempt.step, len(places))[rank]
         stop = threading.Event()
@@ -74,13 +77,14 @@ class Worker:
             threading.Thread(target=self._watch, args=(stop, places), name="stop", daemon=True).start()
         stacks = storage.join(self.run.folder, "hangs", f"{attempt.number:04d}-{rank}.txt")
         watchdog = Watchdog(stacks, lambda line: ray.get(self.board.tell.remote(rank, HUNG, line)))
-        loop = Loop(self.run, attempt, found, self._report, stop, watchdog)
-        done = True
-        if attempt.step < self.run.steps:
-            done = loop.train(batches(split, self.run.config.data.prefetch))
-        if done:
-            loop.export()
-        elif not ray.get(self.board.is_stopping.remote()):
+        with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+            loop = Loop(self.run, attempt, found, self._report, stop, watchdog)
+            done = True
+            if attempt.step < self.run.steps:
+                done = loop.train(batches(split, self.run.config.data.prefetch))
+            if done:
+                loop.export()
+        if not done and not ray.get(self.board.is_stopping.remote()):
             raise DrainedError
 
     def _begin(self, places: list[Place]) -> tuple[Attempt, Checkpoint | None]:
@@ -132,10 +136,11 @@ def preflight(run: Run) -> None:
     Raises:
         InputError: it has not; names the setting.
     """
-    there, train = ray.cluster_resources(), run.config.train
-    workers = workers_range(run.config)[0]
+    train, data = run.config.train, run.config.data
+    there, workers = pools.capacity(train.pool), workers_range(run.config)[0]
+    decoding = data.cpus_per_task if pools.selector(data.pool) == pools.selector(train.pool) else 0
     wanted = {
-        "CPU": (workers * train.cpus_per_worker + run.config.data.cpus_per_task, "train.cpus_per_worker"),
+        "CPU": (workers * train.cpus_per_worker + decoding, "train.cpus_per_worker"),
         "GPU": (workers * train.gpus_per_worker, "train.gpus_per_worker"),
         "memory": (workers * train.memory_gb_per_worker * 2**30, "train.memory_gb_per_worker"),
     }
@@ -148,7 +153,7 @@ def preflight(run: Run) -> None:
             )
 
 
-def fit(run: Run, report: Report) -> bool:
+def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
     """Train `run` to its end on the connected cluster, or until this process gets SIGTERM.
 
     On SIGTERM the workers end their step and save a checkpoint, from which the run goes on when it is fitted again.
@@ -156,7 +161,9 @@ def fit(run: Run, report: Report) -> bool:
     Args:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
-            `checkpoint` with a committed step, or `restart` with a reason, and `step` and `workers` from then on.
+            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`, or
+            `restart` with a reason, and `step` and `workers` from then on.
+        stop: stops the run when it is set, in the place of SIGTERM, which reaches a process's main thread alone.
 
     Returns:
         Whether it came to the end.
@@ -185,10 +192,11 @@ def fit(run: Run, report: Report) -> bool:
             timeout_s=60 + math.ceil(60 * max(train.timeout_minutes, train.start_timeout_minutes)),  # watchdogs first
         ),
         scaling_config=ray.train.ScalingConfig(
+            label_selector=pools.selector(train.pool) or None,  # type: ignore[call-arg]
             num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=train.gpus_per_worker > 0,
             resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=train.resize_seconds,  # type: ignore[call-arg]
+            elastic_resize_monitor_interval_s=train.resize_seconds,
         ),
         run_config=ray.train.RunConfig(
             name=f"{run.config.run.name}-{len(checkpoint.read_attempts(run.folder)):04d}",
@@ -203,7 +211,7 @@ def fit(run: Run, report: Report) -> bool:
         ),
     )
     try:
-        with _Listener(board, report), _stopping(board):
+        with _Listener(board, report), _stopping(board) if stop is None else _stopping_by(board, stop):
             trainer.fit()
     finally:
         if error := ray.get(board.error.remote()):
@@ -219,6 +227,26 @@ def _stopping(board: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _stopping_by(board: Any, stop: threading.Event) -> Iterator[None]:
+    """Ask the board to stop when `stop` is set, for as long as the block runs."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_SECONDS):
+            if stop.is_set():
+                board.ask_to_stop.remote()
+                return
+
+    thread = threading.Thread(target=watch, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _places() -> list[Place]:
@@ -237,9 +265,11 @@ def _draining() -> set[str]:
 
 
 def _how_it_died(death: Exception) -> str:
-    """The line of Ray's paragraph that tells."""
-    lines = [line.strip() for line in str(death).splitlines()]
-    return next((line for line in lines if "exit type" in line or "node" in line.lower()), lines[0])[:300]
+    """What counts in the paragraph that Ray says of an actor's death."""
+    words = " ".join(str(death).split())
+    if kind := re.search(r"exit type: (\w+)", words):
+        return f"its process died ({kind[1]})"
+    return "its node died" if "node has died" in words else words[:200]
 
 
 def _ray_storage(run: Run) -> str:
