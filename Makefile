@@ -57,6 +57,7 @@ test: $(READY)
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
+	$(BIN)/python tests/benchmarks/training.py --output build/training.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"
