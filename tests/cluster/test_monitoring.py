@@ -13,13 +13,10 @@ import pytest
 import yaml
 
 import servers
+from cliploom.training.exporter import COUNTERS, GAUGES
 
 FOLDER = servers.ROOT / "cluster" / "monitoring"
 DASHBOARDS = sorted((FOLDER / "grafana").glob("*.json"))
-OURS = {
-    *("step", "loss", "samples_per_second", "step_seconds", "mfu", "goodput"),
-    *("samples_total", "data_wait_seconds_total", "productive_seconds_total", "wall_seconds_total", "restarts_total"),
-}
 # Of Ray's own, as the endpoint of a node of Ray 2.60 has them.
 RAYS = {
     *("node_mem_used", "node_mem_total", "node_disk_free", "node_disk_usage", "node_cpu_utilization"),
@@ -78,4 +75,4 @@ def test_all_that_is_asked_for_is_measured() -> None:
     asked = [expression for path in DASHBOARDS for expression in expressions(path)]
     asked += [rule["expr"] for rule in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]]
     names = {name for text in asked for name in re.findall(r"\bray_(\w+)", text)}
-    assert names == {f"cliploom_{name}" for name in OURS} | RAYS
+    assert names == {f"cliploom_{name}" for name in (*GAUGES, *COUNTERS)} | RAYS
