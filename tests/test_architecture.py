@@ -21,6 +21,7 @@ STAGES = [
     ("registry",),
     ("evaluation",),
     ("search",),
+    ("planning",),
     ("demo",),
 ]
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
