@@ -6,7 +6,7 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cliploom import config as configs
 from cliploom.errors import InputError
@@ -15,12 +15,19 @@ from cliploom.storage import StorageError
 _SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
 
 
-def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv: Sequence[str] | None = None) -> int:
+def run(
+    main: Callable[[configs.Config, list[str]], None],
+    words: str = "",
+    argv: Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> int:
     """Run a job's `main(config, words)`; its docstring is the job's help.
 
     Args:
         main: does the work; `words` are the arguments that are not settings.
         words: usage of those arguments; a job without it takes none.
+        options: short for settings: `{"--override": "review.override"}`. Of a key that is true or false the option
+            stands alone and means true; of others it takes the value.
         argv: the command line, by default the process's.
 
     Returns:
@@ -30,15 +37,18 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(main.__doc__ or ""),
         epilog=_help(),
-        usage=f"%(prog)s --config FILE {words + ' ' if words else ''}[section.key=value ...]",
+        usage=" ".join(
+            ["%(prog)s --config FILE", *filter(None, [words]), *_usage(options or {}), "[section.key=value ...]"]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+    _add_options(parser, options or {})
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args(argv)
     try:
-        settings = [word for word in arguments.rest if _SETTING.match(word)]
+        settings = [word for word in arguments.rest if _SETTING.match(word)] + (arguments.settings or [])
         others = [word for word in arguments.rest if not _SETTING.match(word)]
         if others and not words:
             raise InputError(f"'{others[0]}' is no setting: write section.key=value")
@@ -62,6 +72,37 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
 def header(name: str | None, storage: str, tracking: str) -> None:
     """The first lines that a job prints: what it is called, and where its data and its MLflow run are."""
     print(f"run      {name}\nstorage  {storage}\nmlflow   {tracking}", flush=True)
+
+
+def _usage(options: Mapping[str, str]) -> list[str]:
+    return [
+        f"[{name}]" if _is_switch(key) else f"[{name} {key.split('.')[-1].upper()}]" for name, key in options.items()
+    ]
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, str]) -> None:
+    """Each option appends `key=value` to the namespace's `settings`."""
+    parser.set_defaults(settings=None)
+    for name, key in options.items():
+        if _is_switch(key):
+            parser.add_argument(
+                name, dest="settings", action="append_const", const=f"{key}=true", help=f"short for {key}=true"
+            )
+        else:
+            value = key.split(".")[-1].upper()
+            parser.add_argument(
+                name,
+                dest="settings",
+                action="append",
+                type=f"{key}={{}}".format,
+                metavar=value,
+                help=f"short for {key}={value}",
+            )
+
+
+def _is_switch(key: str) -> bool:
+    rows = list(configs.keys())
+    return (key, "bool") in [(name, kind) for name, kind, *_ in rows]
 
 
 def _help() -> str:
