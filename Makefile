@@ -49,6 +49,7 @@ test: $(READY)
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/embed.py --output build/embed.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"
