@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-unit lint bench soak clean help
+.PHONY: demo search-demo search-full test test-unit lint bench soak clean help
 
 help:
 	@echo "make demo   train, evaluate and review a small CLIP on real pictures (about 15 minutes on 2 cores)"
+	@echo "make search-demo   a search of settings and a scaling search on the demonstration's corpus"
+	@echo "make search-full   scaling laws and a comparison of objectives, as far as a small machine goes (hours)"
 	@echo "make test   all tests;  make test-unit: those without servers and clusters"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  speed, side by side with open_clip"
@@ -24,6 +26,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/python -m cliploom.demo
+
+search-demo: $(READY)
+	@$(BIN)/python -m cliploom.demo.search demo
+
+search-full: $(READY)
+	@$(BIN)/python -m cliploom.demo.search full
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cliploom.settings.data import Data, Index, Ngrams, Prepare, Vocabulary
 from cliploom.settings.embedding import Embed, Retrieve
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.registry import Clean, Registry, Review
+from cliploom.settings.search import Cost, Tune
 from cliploom.settings.training import Model, Objective, Train
 
 
@@ -41,6 +42,8 @@ class Config(Section):
     clean: Clean = Clean()
     embed: Embed = Embed()
     retrieve: Retrieve = Retrieve()
+    tune: Tune = Tune()
+    cost: Cost = Cost()
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -55,10 +58,19 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
         if not separator:
             raise InputError(f"'{override}' is no setting: write section.key=value")
         _set(tree, key.strip(), _parse(key, value))
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(_explain(error, path)) from None
+    return _validated(tree, path)
+
+
+def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
+    """`config` with other values of some dotted keys.
+
+    Raises:
+        InputError: a key is unknown, a value is of the wrong type.
+    """
+    tree = config.model_dump()
+    for key, value in settings.items():
+        _set(tree, key, value)
+    return _validated(tree, None)
 
 
 def dump(config: Config) -> str:
@@ -90,6 +102,13 @@ def require(config: Config, *names: str) -> None:
             value = getattr(value, part)
         if value is None:
             raise InputError(f"{name} is not set: give it in the config file or as {name}=VALUE")
+
+
+def _validated(tree: dict[str, Any], path: str | None) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, path)) from None
 
 
 def _read(path: str) -> dict[str, Any]:

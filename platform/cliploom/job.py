@@ -20,6 +20,7 @@ def run(
     words: str = "",
     argv: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
+    dry_run: Callable[[configs.Config], None] | None = None,
 ) -> int:
     """Run a job's `main(config, words)`; its docstring is the job's help.
 
@@ -29,6 +30,7 @@ def run(
         options: short for settings: `{"--override": "review.override"}`. Of a key that is true or false the option
             stands alone and means true; of others it takes the value.
         argv: the command line, by default the process's.
+        dry_run: prints what the job would cost; a job without it has no --dry-run.
 
     Returns:
         The exit code: 0 done, 2 the user's input is wrong, 1 storage can't be reached (both said in one line). Anything
@@ -45,6 +47,8 @@ def run(
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
     _add_options(parser, options or {})
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help="print what the job will cost and exit")
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -55,6 +59,8 @@ def run(
         config = configs.load(arguments.config, settings)
         if arguments.print_config:
             print(configs.dump(config), end="")
+        elif dry_run and arguments.dry_run:
+            dry_run(config)
         else:
             main(config, others)
     except InputError as error:
