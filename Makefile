@@ -58,6 +58,7 @@ bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
 	$(BIN)/python tests/benchmarks/training.py --output build/training.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/embed.py --output build/embed.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"
