@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-unit lint bench soak clean help
+.PHONY: demo demo-suite test test-unit lint bench soak clean help
 
 help:
 	@echo "make demo   train, evaluate and review a small CLIP on real pictures (about 15 minutes on 2 cores)"
+	@echo "make demo-suite   after it: probes, few-shot, robustness and overlap too (minutes)"
 	@echo "make test   all tests;  make test-unit: those without servers and clusters"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  speed, side by side with open_clip"
+	@echo "make bench  speed, side by side with open_clip and CLIP_benchmark"
 	@echo "make soak   tests and measurements that take hours"
 
 $(READY): pyproject.toml constraints.txt
@@ -24,6 +25,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/python -m cliploom.demo
+
+demo-suite: $(READY)
+	@$(BIN)/python jobs/evaluate.py --config jobs/configs/demo.yaml evaluate.model=models:/emoji-clip@champion \
+	  evaluate.suite=jobs/configs/suites/demo-full.yaml evaluate.overlap.manifest=demo/shards run.name=demo-suite
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -42,6 +47,7 @@ test: $(READY)
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy pillow
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
 	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging \
+	  clip-benchmark==1.6.2 scikit-learn scipy joblib threadpoolctl \
 	  webdataset==0.2.86 braceexpand  # its reader of shards breaks with webdataset 1
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas
 	@touch $@
@@ -49,6 +55,7 @@ test: $(READY)
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/evaluation.py --output build/evaluation.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"

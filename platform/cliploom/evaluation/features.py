@@ -49,6 +49,8 @@ class Pictures(NamedTuple):
 
     uri: str
     digest: str
+    frames: int = 1
+    prompt: str = "{c}"
 
 
 Source = Shard | Prompts | Pictures
@@ -176,8 +178,8 @@ def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPo
         found = samples(source.uri)
         if isinstance(source, Pictures):
             found = (sample._replace(captions=None) for sample in found)
-        for lot in _lots(found, settings.batch_size):
-            yield preparing.prepare_samples(lot, model, threads)
+        for lot in _lots(found, max(1, settings.batch_size // source.frames)):
+            yield preparing.prepare_samples(lot, model, threads, source.frames, source.prompt)
 
 
 class _Actor:
