@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-suite test test-unit lint bench soak clean help
+.PHONY: demo demo-suite search-demo search-full test test-unit lint bench soak clean help
 
 help:
 	@echo "make demo   train, evaluate and review a small CLIP on real pictures (about 15 minutes on 2 cores)"
 	@echo "make demo-suite   after it: probes, few-shot, robustness and overlap too (minutes)"
+	@echo "make search-demo   a search of settings and a scaling search on the demonstration's corpus"
+	@echo "make search-full   scaling laws and a comparison of objectives, as far as a small machine goes (hours)"
 	@echo "make test   all tests;  make test-unit: those without servers and clusters"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  speed, side by side with open_clip and CLIP_benchmark"
@@ -29,6 +31,12 @@ demo: $(READY)
 demo-suite: $(READY)
 	@$(BIN)/python jobs/evaluate.py --config jobs/configs/demo.yaml evaluate.model=models:/emoji-clip@champion \
 	  evaluate.suite=jobs/configs/suites/demo-full.yaml evaluate.overlap.manifest=demo/shards run.name=demo-suite
+
+search-demo: $(READY)
+	@$(BIN)/python -m cliploom.demo.search demo
+
+search-full: $(READY)
+	@$(BIN)/python -m cliploom.demo.search full
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -63,6 +63,16 @@ def main(config: Config, words: list[str]) -> None:
         tracker.finish(status)
 
 
+def dry_run(config: Config) -> None:
+    """Print what the run will cost."""
+    from cliploom.training import cost
+    from cliploom.training.run import plan_run
+
+    start = _start(config)
+    run = plan_run(config, start.config if start else None)
+    print(cost.estimate(run).table(*cost.rate(config, run)))
+
+
 def _start(config: Config) -> Any:
     """The weights to start from: the run's own copy, or those that model.weights names."""
     from cliploom import registry
@@ -88,28 +98,45 @@ def _start(config: Config) -> Any:
 
 def _train(run: Any, tracker: Any) -> bool:
     """Whether the run came to its end."""
-    from cliploom.data import stalls
     from cliploom.progress import Progress
     from cliploom.training.trainer import fit
+    from cliploom.training.watch import Watch
 
-    last: dict[str, Any] = {}
     with Progress("step", run.steps) as progress:
-
-        def report(row: dict[str, Any]) -> None:
-            if "checkpoint" in row:
-                return
-            last.update(row)
-            tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
-            progress.update(
-                row["step"],
-                f"loss {row['loss']:.3f}  {row['samples_per_second']:,.0f} samples/s  "
-                f"waiting for data {row['data_wait_seconds']:.1f} s",
-            )
-
-        done = fit(run, report)
-    if last:
-        print(stalls.summary(last))
+        checks = _checks(run, tracker, progress)
+        watch = Watch(run, tracker.log, lambda uri: _keep(tracker, uri), progress, checks or (lambda step: None))
+        try:
+            done = fit(run, watch)
+        finally:
+            said = watch.finish()
+        if checks:
+            checks.finish()
+    if said:
+        print(said)
     return done
+
+
+def _checks(run: Any, tracker: Any, progress: Any) -> Any:
+    """What looks at checkpoints beside the training, where that is asked for."""
+    if not run.config.train.evaluate_steps:
+        return None
+    require(run.config, "evaluate.suite")
+    from cliploom.evaluation import suite
+    from cliploom.evaluation.checks import Checks
+    from cliploom.evaluation.run import open_suite
+
+    wanted = suite.load(run.config.evaluate.suite)
+    return Checks(run, wanted, open_suite(wanted, run.config.evaluate.root), tracker.log, progress.say)
+
+
+def _keep(tracker: Any, uri: str) -> None:
+    """Put a file of the run's folder into MLflow, too."""
+    from cliploom import storage
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, storage.name(uri))
+        storage.download(uri, file)
+        tracker.artifact(file, "profile")
 
 
 def _register(run: Any, uri: str, run_id: str) -> Any:
@@ -126,4 +153,4 @@ def _register(run: Any, uri: str, run_id: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(job.run(main))
+    sys.exit(job.run(main, dry_run=dry_run))

@@ -1,16 +1,25 @@
-"""A Ray cluster for tests: a head with token authentication, as a team would have it."""
+"""Ray clusters for tests: a head with token authentication, as a team would have it, and one that grows on demand."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from ray._private.services import get_node_ip_address
 
 import servers
+
+RAY = str(Path(sys.executable).with_name("ray"))
+HEAD_NODE = "f" * 51 + "00000"  # the id by which Ray's provider of pretended machines knows the head
+_HEAD_TYPE = "head"
 
 
 @dataclass(frozen=True)
@@ -20,14 +29,72 @@ class Head:
     address: str  # of the cluster
     dashboard: str  # where jobs are submitted
     environment: dict[str, str]  # that leads to it, token included
+    pid: int
 
 
 @contextmanager
 def start(folder: Path) -> Iterator[Head]:
-    """A head node on free ports of the loopback, ended with the block."""
+    """A head node with two CPUs on free ports of the loopback, ended with the block."""
+    with _start(folder, servers.free_ports(5), {"num-cpus": 2}, {}) as head:
+        yield head
+
+
+@contextmanager
+def start_growing(
+    folder: Path, pools: Mapping[str, Mapping[str, float]], most: int, idle_seconds: float
+) -> Iterator[Head]:
+    """A head without work slots, and pretended machines on this one that come on demand and go when idle.
+
+    Args:
+        folder: for its files.
+        pools: resources of a node, by pool.
+        most: nodes of a pool.
+        idle_seconds: a node goes after so long without work.
+    """
+    ports = servers.free_ports(5)
+    lists = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
+    nodes = {
+        pool: {"resources": resources, "labels": {"pool": pool}, "node_config": {}, "max_workers": most}
+        for pool, resources in pools.items()
+    }
+    tree: dict[str, Any] = {
+        "cluster_name": "pretended",
+        "max_workers": most * len(pools),
+        "idle_timeout_minutes": idle_seconds / 60,
+        "provider": {
+            "type": "external",
+            "module": "fakenodes.Provider",
+            "gcs_address": f"{get_node_ip_address()}:{ports[0]}",
+            "head_node_id": HEAD_NODE,
+            "disable_node_updaters": True,
+        },
+        "head_node_type": _HEAD_TYPE,
+        "available_node_types": {_HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **nodes},
+        **{name: [] for name in (*lists, "head_start_ray_commands", "worker_start_ray_commands")},
+    }
+    config = folder / "cluster.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    environment = {
+        "RAY_enable_autoscaler_v2": "1",  # the first version knows no labels
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE,
+        "RAY_CLOUD_INSTANCE_ID": HEAD_NODE,
+        "RAY_NODE_TYPE_NAME": _HEAD_TYPE,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "CLIPLOOM_NODE_TYPES": str(config),
+        "PYTHONPATH": str(Path(__file__).parent),  # where the provider is
+    }
+    with _start(folder, ports, {"num-cpus": 0, "autoscaling-config": config}, environment) as head:
+        yield head
+
+
+@contextmanager
+def _start(
+    folder: Path, ports: list[int], own: Mapping[str, object], own_environment: Mapping[str, str]
+) -> Iterator[Head]:
     token = folder / "token"
     token.write_text("a-token-of-the-tests-that-is-long-enough")
-    gcs, dashboard, client, agent, grpc = servers.free_ports(5)
+    gcs, dashboard, client, agent, grpc = ports
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -42,25 +109,30 @@ def start(folder: Path) -> Iterator[Head]:
         "dashboard-agent-grpc-port": grpc,
         "dashboard-host": "127.0.0.1",
         "node-ip-address": "127.0.0.1",
-        "num-cpus": 2,
         "object-store-memory": 300 * 2**20,
+        **own,
     }
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
     with (folder / "log").open("w") as log:
-        node = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT)
+        started = {**os.environ, **environment, **own_environment}
+        node = subprocess.Popen(command, env=started, stdout=log, stderr=subprocess.STDOUT)
+        head = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment, node.pid)
         try:
-            head = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
             _wait(head, node, folder / "log")
             yield head
         finally:
+            family = psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []
             node.terminate()
             node.wait(60)
+            for process in family:  # pretended machines outlive their head, as real ones do
+                if process.is_running():
+                    process.kill()
 
 
 def _wait(head: Head, node: subprocess.Popen[bytes], log: Path) -> None:
     """Until the head takes jobs."""
-    command = [str(Path(sys.executable).with_name("ray")), "job", "list", "--address", head.dashboard]
+    command = [RAY, "job", "list", "--address", head.dashboard]
     for _ in range(30):
         assert node.poll() is None, log.read_text()
         answer = subprocess.run(command, env={**os.environ, **head.environment}, capture_output=True, text=True)

@@ -29,10 +29,14 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 ONLY_IN = {
     "ray": {
         "cluster.py",
+        "pools.py",
         "data/pace.py",
         "data/runner.py",
         "data/stream.py",
         "training/trainer.py",
+        "training/exporter.py",
+        "evaluation/checks.py",
+        "search/tuner.py",
         "evaluation/features.py",
     },
     "deepspeed": {"training/engine.py"},
@@ -40,6 +44,7 @@ ONLY_IN = {
     "boto3": {"storage.py"},
     "botocore": {"storage.py"},
     "pyarrow.fs": {"storage.py"},
+    "optuna": {"search/tpe.py"},
     "pyarrow.dataset": set[str](),
     "tokenizers": {"data/tokenizer.py", "data/vocabulary.py"},
     "PIL": {"data", "evaluation", "demo", "registry/package.py", "registry/model.py"},
@@ -112,7 +117,7 @@ def test_no_stage_imports_a_later_one() -> None:
 
 
 def test_the_foundation_imports_no_stage() -> None:
-    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py")
+    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py", "pools.py")
     for path in (*(PACKAGE / name for name in foundation), *(PACKAGE / "settings").glob("*.py")):
         assert [module for module in imports(path) if imported_stage(module) in RANK] == []
 

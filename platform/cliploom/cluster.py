@@ -7,18 +7,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.settings.cluster import Ray
 
 
 @contextmanager
-def connect(config: Ray) -> Iterator[None]:
+def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
     """Be connected to Ray inside the block; a cluster started for it ends with it.
 
     A connection that is already there is used and left as it is.
 
+    Args:
+        config: which cluster.
+        dashboard: whether one that is started has a dashboard, by which Ray Train tidies up after killed drivers.
+
     Raises:
-        InputError: no cluster answers at `ray.address`.
+        InputError: no cluster answers at `ray.address`, or the file of its node types can't be read.
     """
     import ray
 
@@ -35,13 +40,14 @@ def connect(config: Ray) -> Iterator[None]:
                 address="local",  # a stale file of a cluster long gone must not be taken for one
                 num_cpus=config.cpus,
                 object_store_memory=int(config.object_store_gb * 2**30),
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
     try:
+        pools.publish()
         yield
     finally:
         ray.shutdown()

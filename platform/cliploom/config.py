@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cliploom.settings.curation import Curate
 from cliploom.settings.data import Data, Index, Ngrams, Prepare, Vocabulary
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.registry import Registry, Review
+from cliploom.settings.search import Cost, Tune
 from cliploom.settings.training import Model, Objective, Train
 
 
@@ -37,6 +38,8 @@ class Config(Section):
     registry: Registry = Registry()
     evaluate: Evaluate = Evaluate()
     review: Review = Review()
+    tune: Tune = Tune()
+    cost: Cost = Cost()
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -51,10 +54,19 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
         if not separator:
             raise InputError(f"'{override}' is no setting: write section.key=value")
         _set(tree, key.strip(), _parse(key, value))
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(_explain(error, path)) from None
+    return _validated(tree, path)
+
+
+def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
+    """`config` with other values of some dotted keys.
+
+    Raises:
+        InputError: a key is unknown, a value is of the wrong type.
+    """
+    tree = config.model_dump()
+    for key, value in settings.items():
+        _set(tree, key, value)
+    return _validated(tree, None)
 
 
 def dump(config: Config) -> str:
@@ -86,6 +98,13 @@ def require(config: Config, *names: str) -> None:
             value = getattr(value, part)
         if value is None:
             raise InputError(f"{name} is not set: give it in the config file or as {name}=VALUE")
+
+
+def _validated(tree: dict[str, Any], path: str | None) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, path)) from None
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -15,13 +15,19 @@ from cliploom.storage import StorageError
 _SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
 
 
-def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv: Sequence[str] | None = None) -> int:
+def run(
+    main: Callable[[configs.Config, list[str]], None],
+    words: str = "",
+    argv: Sequence[str] | None = None,
+    dry_run: Callable[[configs.Config], None] | None = None,
+) -> int:
     """Run a job's `main(config, words)`; its docstring is the job's help.
 
     Args:
         main: does the work; `words` are the arguments that are not settings.
         words: usage of those arguments; a job without it takes none.
         argv: the command line, by default the process's.
+        dry_run: prints what the job would cost; a job without it has no --dry-run.
 
     Returns:
         The exit code: 0 done, 2 the user's input is wrong, 1 storage can't be reached (both said in one line). Anything
@@ -35,6 +41,8 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help="print what the job will cost and exit")
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -45,6 +53,8 @@ def run(main: Callable[[configs.Config, list[str]], None], words: str = "", argv
         config = configs.load(arguments.config, settings)
         if arguments.print_config:
             print(configs.dump(config), end="")
+        elif dry_run and arguments.dry_run:
+            dry_run(config)
         else:
             main(config, others)
     except InputError as error:

@@ -24,7 +24,7 @@ def main() -> int:
         for title, command in _stages():
             print(f"\n== {title}\n$ {' '.join(['python', *command])}", flush=True)
             started = time.monotonic()
-            code = _run(command)
+            code = run_stage(command)
             if code:
                 return code
             print(f"({duration(time.monotonic() - started)})", flush=True)
@@ -46,7 +46,7 @@ def _stages() -> list[tuple[str, list[str]]]:
     ]
 
 
-def _run(command: Sequence[str]) -> int:
+def run_stage(command: Sequence[str]) -> int:
     """Run a stage to its end; on Ctrl-C, which the stage gets as well, wait until it has cleaned up."""
     stage = subprocess.Popen([sys.executable, *command])  # noqa: S603  # our own stages
     try:

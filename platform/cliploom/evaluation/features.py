@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Shard, samples
 from cliploom.evaluation.model import Model
@@ -114,6 +115,27 @@ def extract(
     return done
 
 
+def extract_here(
+    sources: Sequence[Source],
+    store: FeatureStore,
+    model: Model,
+    settings: Evaluate,
+    progress: Callable[[Done], None] = lambda done: None,
+) -> Done:
+    """As `extract`, of all sources, by this process alone."""
+    precision = settings.precision if settings.gpus_per_worker else "fp32"
+    actor = _Actor(model.uri, "cuda" if settings.gpus_per_worker else "cpu", precision, round(settings.cpus_per_worker))
+    done = Done(0, 0, 0)
+    for number, source in enumerate(sources):
+        parts = [actor(row)["piece"].content for row in _prepare({"source": number}, sources, model, settings)]
+        if isinstance(parts[-1], InputError):
+            raise parts[-1]
+        store.save(source.digest, concatenate(parts))
+        done = done._replace(sources=done.sources + 1, images=done.images + sum(map(len, parts)))
+        progress(done)
+    return done
+
+
 def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iterator[Piece]:
     """The features of each batch of each source, in any order."""
     import ray.data
@@ -137,15 +159,17 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
     numbers = ray.data.from_items(
         [{"source": number} for number in range(len(sources))], override_num_blocks=len(sources)
     )
-    batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task)
+    place = pools.selector(settings.pool) or None
+    batches = numbers.flat_map(prepare, num_cpus=settings.cpus_per_task, label_selector=place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
         return batches.map(
             _Actor,  # type: ignore[arg-type]
-            fn_constructor_args=(model.uri, device, precision, max(1, round(settings.cpus_per_worker))),
+            fn_constructor_args=(model.uri, device, precision, round(settings.cpus_per_worker)),
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
+            label_selector=place,
             max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # what the only node couldn't hold would die again
         )
 
@@ -190,7 +214,7 @@ class _Actor:
 
         from cliploom.evaluation.encoding import Encoder
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, threads))
         self._encoder = Encoder(model, device, precision)
 
     def __call__(self, row: dict[str, Piece]) -> dict[str, Piece]:
@@ -221,9 +245,7 @@ def _is_whole(parts: dict[int, Piece]) -> bool:
 
 def _preflight(settings: Evaluate) -> None:
     """Refuse what the cluster can't hold at once, since it would wait for ever."""
-    import ray
-
-    there = ray.cluster_resources()
+    there = pools.capacity(settings.pool)
     cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task
     gpus = settings.workers * settings.gpus_per_worker
     for kind, needed in (("CPU", cpus), ("GPU", gpus)):

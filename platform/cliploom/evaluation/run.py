@@ -63,10 +63,10 @@ def _check(entry: Entry, task: Task, dataset: Dataset) -> None:
         raise InputError(f"data set {entry.name} has {len(dataset.classnames)} classes: {BINARY} is of two alone")
 
 
-def sources(suite: Suite, opened: Sequence[Dataset], training: Sequence[Pictures] = ()) -> list[Source]:
+def sources(entries: Sequence[Entry], opened: Sequence[Dataset], training: Sequence[Pictures] = ()) -> list[Source]:
     """What features are computed of: prompts and shards, each once, though several data sets may have them."""
     texts = [prompts(dataset) for dataset in opened if dataset.kind != "retrieval"]
-    for entry, dataset in zip(suite.entries, opened, strict=True):
+    for entry, dataset in zip(entries, opened, strict=True):
         texts += fewer_prompts(entry, dataset).values()
     shards = [shard for one in opened for shard in (*one.shards, *one.training, *one.validation)]
     found: list[Source] = [*texts, *shards, *training]
@@ -102,7 +102,7 @@ def evaluate(
     known = robustness.read(settings.references) if settings.references else {}
     precision = settings.precision if settings.gpus_per_worker else "fp32"
     store = FeatureStore(features_uri, model.digest, f"{model.image_size}px-{precision}")
-    computed = features.extract(sources(suite, opened, training), store, model, settings, progress)
+    computed = features.extract(sources(suite.entries, opened, training), store, model, settings, progress)
     pairs = list(zip(suite.entries, opened, strict=True))
     findings = [find(entry, dataset, store, model, max_bad_fraction) for entry, dataset in pairs]
     by_name = {finding.dataset.name: finding for finding in findings}

@@ -30,6 +30,7 @@ class Evaluate(Section):
     workers: Positive = Field(1, description="model actors")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of a model actor")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of a model actor")
+    pool: str | None = Field("evaluate", description="label of the nodes that evaluate; any node where none has it")
     cpus_per_task: float = Field(0.5, gt=0, description="CPUs a decoding task reserves, each a thread")
     references: str | None = Field(None, description="CSV of other models' accuracies, for effective robustness")
     overlap: EvaluateOverlap = EvaluateOverlap()

@@ -13,6 +13,7 @@ class Model(Section):
     """Which network."""
 
     name: str = Field("ViT-B-32", description="a preset; `cliploom.list_models()` lists them")
+    factor: float = Field(1.0, gt=0, description="compute of an image, in units of the preset's; by the compound rule")
     weights: str | None = Field(None, description="file or folder to start from; random weights without one")
     activation: Literal["quick_gelu", "gelu"] | None = Field(
         None, description="of the transformers; by default that of the weights, or quick_gelu"
@@ -40,6 +41,7 @@ class Train(Section):
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs reserved for each worker")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved for each worker")
     memory_gb_per_worker: float = Field(0.0, ge=0, description="memory reserved for each worker, in GiB")
+    pool: str | None = Field("train", description="label of the workers' nodes; any node where none has it")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute; master weights are fp32")
     seed: int = Field(0, ge=0, lt=2**63, description="of the plan, the initial weights and the augmentation")
@@ -60,7 +62,15 @@ class Train(Section):
     compile: bool = Field(False, description="compile the transformers' blocks at the first step")
     checkpoint_steps: Positive = Field(500, description="steps between checkpoints")
     checkpoint_minutes: float = Field(15, gt=0, description="longest time between checkpoints")
-    keep_checkpoints: Positive = Field(2, description="the last so many whole checkpoints stay")
+    keep_checkpoints: Positive = Field(
+        2, description="the last so many whole ones stay, and the best by evaluate_steps"
+    )
     max_failures: int = Field(3, ge=0, description="restarts of failed workers before the run gives up")
     max_skipped: Positive = Field(8, description="steps in a row with a loss or gradient that is not finite")
     log_steps: Positive = Field(10, description="steps between progress lines and metrics")
+    profile_steps: Annotated[tuple[Positive, Positive] | None, Ascending] = Field(
+        None, description="[first, last] step of which a torch profiler trace is kept, in the run and in MLflow"
+    )
+    evaluate_steps: Positive | None = Field(
+        None, description="steps between zero-shot checks of checkpoints on evaluate.suite, beside the workers"
+    )

@@ -25,7 +25,9 @@ from cliploom.errors import InputError
 from cliploom.objectives import Ranks
 from cliploom.training.checkpoint import Attempt, Checkpoint, Progress
 from cliploom.training.engine import Engine
+from cliploom.training.meter import Meter
 from cliploom.training.network import build
+from cliploom.training.profiling import Profile
 from cliploom.training.run import Run
 from cliploom.training.saver import Saver
 from cliploom.training.schedule import learning_rate
@@ -75,7 +77,13 @@ class Loop:
         self.bad_visits = before.bad_visits if before else 0
         self.skipped = list(before.skipped) if before else []
         self.faults = {Fault(**fault) for fault in before.faults} if before else set()
-        self.waited, self.stalls = 0.0, Stalls()
+        self.stalls = Stalls()
+        self.meter = Meter(run, self.engine.device)
+        self.profile = Profile(
+            run.config.train.profile_steps if self.rank == 0 else None,
+            storage.join(run.folder, "profile"),
+            lambda uri: report({"artifact": uri}),
+        )
         self.saver = Saver(
             run.folder, attempt, run.config.train.keep_checkpoints, lambda step: report({"checkpoint": step})
         )
@@ -89,17 +97,13 @@ class Loop:
             InputError: too many samples can't be read, or too many steps in a row are not finite.
         """
         settings = self.run.config.train
-        mark, marked_step = time.perf_counter(), self.step
         while self.step < self.run.steps and not self.agreed.stop:
-            metrics = self._take_step(batches)
+            with self.meter.step(), self.profile.step(self.step + 1):
+                metrics = self._take_step(batches)
             self._check_skipped()
             done = self.step == self.run.steps
             if self.step % settings.log_steps == 0 or done or self.step == self.attempt.step + 1:
-                seconds = time.perf_counter() - mark
-                rate = (self.step - marked_step) * self.run.stream.global_batch_size / seconds
-                metrics |= {"samples_per_second": rate, "data_wait_seconds": self.waited}
-                mark, marked_step, self.waited = time.perf_counter(), self.step, 0.0
-                self._tell(metrics)
+                self._tell(metrics | self.meter.metrics())
             if self.step % settings.checkpoint_steps == 0 or done or self.agreed.save or self.agreed.stop:
                 self._save()
         self.saver.finish()
@@ -137,7 +141,7 @@ class Loop:
         began = time.perf_counter()
         _, batch = next(batches)
         seconds = time.perf_counter() - began
-        self.waited += seconds
+        self.meter.add(seconds, batch.tokens)
         self.stalls.add_data(seconds, batch.work)
         return batch
 
@@ -181,6 +185,8 @@ class Loop:
 
     def _gather_faults(self) -> list[dict[str, str]]:
         """All workers' unreadable samples; rank 0 writes their list beside the run."""
+        if self.bad_visits == 0:  # the same on all workers; a save must not wait for others
+            return []
         everyone: list[set[Fault]] = [set()] * self.world
         dist.all_gather_object(everyone, self.faults)
         self.faults = set().union(*everyone)
@@ -228,6 +234,7 @@ class Loop:
                 metrics
                 | self.stalls.metrics()
                 | {
+                    "attempt": self.attempt.number,
                     "step": self.step,
                     "samples": self.step * self.run.stream.global_batch_size,
                     "bad_visits": self.bad_visits,
@@ -236,13 +243,18 @@ class Loop:
             )
 
 
+def write_weights(run: Run, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write a state dict, and the run's own vocabulary where it has one, into a local folder."""
+    objectives.save_state(run.config.objective.name, weights, run.model, folder)
+    if uri := run.stream.source.vocabulary:
+        packed = vocabularies.load(uri, run.stream.source.vocabulary_digest).pack()
+        (folder / vocabularies.NAME).write_bytes(packed)
+
+
 def save_weights(run: Run, weights: dict[str, Tensor]) -> None:
     """Write a state dict as the run's exported model."""
     with tempfile.TemporaryDirectory() as folder:
-        objectives.save_state(run.config.objective.name, weights, run.model, Path(folder))
-        if uri := run.stream.source.vocabulary:
-            packed = vocabularies.load(uri, run.stream.source.vocabulary_digest).pack()
-            Path(folder, vocabularies.NAME).write_bytes(packed)
+        write_weights(run, weights, Path(folder))
         for file in sorted(Path(folder).iterdir()):
             storage.upload(file, storage.join(run.export, file.name))
 

@@ -15,6 +15,7 @@ from cliploom.data.reader import Source, plan_of
 from cliploom.data.stream import Stream
 from cliploom.errors import InputError
 from cliploom.models import CLIP, ModelConfig, preset
+from cliploom.models.compound import compound
 from cliploom.training import checkpoint, ngrams
 
 
@@ -93,12 +94,15 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
         folder=folder,
         config=config,
         model=model,
-        stream=Stream(source, steps, train.global_batch_size, train.micro_batch_size, config.data.cpus_per_task),
+        stream=Stream(
+            source, steps, train.global_batch_size, train.micro_batch_size, config.data.cpus_per_task, config.data.pool
+        ),
         settings={
             "data.manifest": mixture.fingerprint,
             "data.window_shards": config.data.window_shards,
             "data.vocabulary": vocabulary.digest,
             "model.name": config.model.name,
+            **({} if config.model.factor == 1 else {"model.factor": config.model.factor}),
             "model.weights": config.model.weights,
             "model.activation": model.activation,
             "model.patch_dropout": config.model.patch_dropout,
@@ -127,7 +131,10 @@ def model_config(config: Config, start: ModelConfig | None) -> ModelConfig:
     """
     wanted = config.model
     vocabulary = vocabularies.load(config.data.vocabulary)
-    model = start or replace(preset(wanted.name), vocab_size=vocabulary.size)
+    if start and wanted.factor != 1:
+        raise InputError(f"model.weights={wanted.weights} has its size: leave model.factor out")
+    base = preset(wanted.name)
+    model = start or replace(base if wanted.factor == 1 else compound(base, wanted.factor), vocab_size=vocabulary.size)
     if start and wanted.activation not in (None, start.activation):
         raise InputError(f"model.weights={wanted.weights} has {start.activation}: leave model.activation out")
     if wanted.activation:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Checkpoint
@@ -71,6 +72,7 @@ class Worker:
 
         from cliploom.data.stream import batches
         from cliploom.training.loop import Loop
+        from cliploom.training.usage import Usage
 
         if ray.get(self.board.reason.remote()):
             return  # another try would end the same way
@@ -82,12 +84,13 @@ class Worker:
         if context.get_world_rank() == 0:
             threading.Thread(target=self._watch, args=(stop,), name="stop", daemon=True).start()
         try:
-            loop = Loop(self.run, attempt, found, self._report, stop)
-            done = True
-            if attempt.step < self.run.steps:
-                done = loop.train(batches(split, self.run.config.data.prefetch))
-            if done:
-                loop.export()
+            with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+                loop = Loop(self.run, attempt, found, self._report, stop)
+                done = True
+                if attempt.step < self.run.steps:
+                    done = loop.train(batches(split, self.run.config.data.prefetch))
+                if done:
+                    loop.export()
         except InputError as error:
             ray.get(self.board.give_up.remote(str(error)))
             raise  # the other workers may be waiting for this one
@@ -107,10 +110,11 @@ def preflight(run: Run) -> None:
     Raises:
         InputError: it has not; names the setting.
     """
-    there, train = ray.cluster_resources(), run.config.train
-    workers = workers_range(run.config)[0]
+    train, data = run.config.train, run.config.data
+    there, workers = pools.capacity(train.pool), workers_range(run.config)[0]
+    decoding = data.cpus_per_task if pools.selector(data.pool) == pools.selector(train.pool) else 0
     wanted = {
-        "CPU": (workers * train.cpus_per_worker + run.config.data.cpus_per_task, "train.cpus_per_worker"),
+        "CPU": (workers * train.cpus_per_worker + decoding, "train.cpus_per_worker"),
         "GPU": (workers * train.gpus_per_worker, "train.gpus_per_worker"),
         "memory": (workers * train.memory_gb_per_worker * 2**30, "train.memory_gb_per_worker"),
     }
@@ -123,7 +127,7 @@ def preflight(run: Run) -> None:
             )
 
 
-def fit(run: Run, report: Report) -> bool:
+def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
     """Train `run` to its end on the connected cluster, or until this process gets SIGTERM.
 
     On SIGTERM the workers end their step and save a checkpoint, from which the run goes on when it is fitted again.
@@ -131,7 +135,8 @@ def fit(run: Run, report: Report) -> bool:
     Args:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
-            `checkpoint` with a committed step.
+            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`.
+        stop: stops the run when it is set, in the place of SIGTERM, which reaches a process's main thread alone.
 
     Returns:
         Whether it came to the end.
@@ -151,6 +156,7 @@ def fit(run: Run, report: Report) -> bool:
         Worker(run, board),
         torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
+            label_selector=pools.selector(train.pool) or None,  # type: ignore[call-arg]
             num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=train.gpus_per_worker > 0,
             resources_per_worker=resources,
@@ -163,7 +169,7 @@ def fit(run: Run, report: Report) -> bool:
         ),
     )
     try:
-        with _Listener(board, report), _stopping(board):
+        with _Listener(board, report), _stopping(board) if stop is None else _stopping_by(board, stop):
             trainer.fit()
     finally:
         if reason := ray.get(board.reason.remote()):
@@ -179,6 +185,26 @@ def _stopping(board: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _stopping_by(board: Any, stop: threading.Event) -> Iterator[None]:
+    """Ask the board to stop when `stop` is set, for as long as the block runs."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_SECONDS):
+            if stop.is_set():
+                board.ask_to_stop.remote()
+                return
+
+    thread = threading.Thread(target=watch, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _begin(run: Run) -> tuple[Attempt, Checkpoint | None]:

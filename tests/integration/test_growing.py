@@ -1,0 +1,121 @@
+"""A cluster that grows on demand: training comes to it by submission, moves off a spot node, and leaves it empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import clusters
+import metadata
+import pairs
+import servers
+import watching
+from clusters import Head
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+BATCH = 16
+SUBMIT = "cluster/submit.py"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return pairs.write(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    node = {"CPU": 2, "object_store_memory": 120 << 20}
+    pools = {"ingest": node, "train": node, "evaluate": node}
+    with clusters.start_growing(tmp_path_factory.mktemp("growing"), pools, most=2, idle_seconds=5) as head:
+        yield head
+
+
+def write_config(folder: Path, shards: str, name: str, steps: int) -> Path:
+    tree = {
+        "run": {"name": name, "storage": str(folder)},
+        "data": {"manifest": shards, "cpus_per_task": 0.5},
+        "model": {"name": "ViT-mu-8-32"},
+        "train": {
+            "global_batch_size": BATCH,
+            "micro_batch_size": BATCH,
+            "samples": steps * BATCH,
+            "checkpoint_steps": 20,
+            "log_steps": 20,
+        },
+        "registry": {"model_name": "test"},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def submit(head: Head, config: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, SUBMIT, "--address", head.dashboard, "train", "--config", str(config)]
+    environment = {**os.environ, **head.environment}
+    return subprocess.Popen(command, cwd=servers.ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish(job: subprocess.Popen[str]) -> str:
+    """The job's lines; it must have come to its end."""
+    told, _ = job.communicate()
+    assert job.returncode == 0, told
+    return told
+
+
+def committed(folder: Path, name: str) -> list[int]:
+    return sorted(int(path.parent.name.split("-")[0]) for path in (folder / name).glob("checkpoints/*/COMMIT.json"))
+
+
+def attempts(folder: Path, name: str) -> list[int]:
+    """The steps from which a run's attempts began."""
+    return [json.loads(path.read_text())["step"] for path in sorted((folder / name / "attempts").iterdir())]
+
+
+def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
+    growing: Head, shards: str, tmp_path: Path
+) -> None:
+    assert watching.workers(growing) == {}
+    job = submit(growing, write_config(tmp_path, shards, "spot", steps=400))
+    watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint")
+    [spot] = watching.workers(growing, "train")
+    [worker] = watching.listed(growing, "actors", class_name="RayTrainWorker", state="ALIVE")
+    assert worker["node_id"] == spot
+    reading = {task["node_id"] for task in watching.listed(growing, "tasks") if task["name"] == "MapBatches(read)"}
+    assert reading - {None} <= set(watching.workers(growing, "ingest"))
+    deadline = time.monotonic() + 15
+    with metadata.serve() as cloud:
+        agent = subprocess.Popen(
+            [
+                *(sys.executable, "cluster/agent.py", "--cloud", "aws", "--metadata", cloud.url),
+                *("--node-id", spot, "--address", growing.address, "--poll-seconds", "0.1"),
+            ],
+            cwd=servers.ROOT,
+            env={**os.environ, **growing.environment},
+        )
+        cloud.await_request(metadata.AWS_REBALANCE)  # it polls, and has heard nothing
+        cloud.answers[metadata.AWS_ACTION] = metadata.aws_action(15)
+        assert agent.wait(60) == 0
+    draining = [node for node in watching.listed(growing, "nodes") if node["node_id"] == spot]
+    assert draining[0]["state"] == "DEAD" or draining[0]["state_message"]
+    moved = watching.until(lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline")
+    assert moved
+    watching.take_away(growing, spot)
+    told = finish(job)
+    assert told.startswith("job      spot at ")
+    assert "registered test version 1" in told
+    assert attempts(tmp_path, "spot")[-1] >= 20
+    elsewhere = {actor["node_id"] for actor in watching.listed(growing, "actors", class_name="RayTrainWorker")}
+    assert len(elsewhere) == 2
+    watching.until(lambda: not watching.workers(growing), "an empty cluster")
+
+
+def test_what_listens_is_what_the_readme_lists() -> None:
+    pass

@@ -1,0 +1,64 @@
+"""What a running cluster says of its nodes, actors and tasks, by the dashboard's own interface."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from clusters import HEAD_NODE, Head
+
+T = TypeVar("T")
+
+
+def listed(head: Head, kind: str, **filters: str) -> list[dict[str, Any]]:
+    """Rows of Ray's state: `nodes`, `actors` or `tasks`."""
+    query = [("detail", "1"), ("limit", "1000")]
+    for key, value in filters.items():
+        query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    url = f"{head.dashboard}/api/v0/{kind}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})) as answer:
+        rows: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]["result"]
+    return rows
+
+
+def workers(head: Head, pool: str | None = None) -> dict[str, dict[str, Any]]:
+    """Nodes that are there beside the head, by their ids; those of one pool."""
+    return {
+        node["node_id"]: node
+        for node in listed(head, "nodes", state="ALIVE")
+        if node["node_id"] != HEAD_NODE and pool in (None, node["labels"].get("pool"))
+    }
+
+
+def until(condition: Callable[[], T | None], what: str, seconds: float = 180) -> T:
+    """The first true answer of `condition`; what it looks at is in other processes, hence the polling."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def take_away(head: Head, node: str) -> None:
+    """Kill all processes of a pretended machine at once, as a cloud does with one it reclaims."""
+    for process in family(head.pid):
+        try:
+            if process.environ().get("RAY_CLOUD_INSTANCE_ID") == node:
+                process.kill()
+        except psutil.NoSuchProcess:
+            continue
