@@ -59,6 +59,14 @@ def test_a_job_without_the_token_is_refused(head: Head, tmp_path: Path) -> None:
     assert answer.returncode != 0
 
 
+def test_a_cap_on_time_saves_and_stops(head: Head, shards: str, tmp_path: Path) -> None:
+    settings = {"samples": 100_000 * BATCH, "checkpoint_steps": 100_000, "max_hours": 20 / 3600}
+    config = write_config(tmp_path, shards, "capped", **settings)
+    answer = servers.run_job("train", "--config", str(config), env=runs.environment(head))
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert "stopped by train.max_hours: run capped goes on from its checkpoint" in answer.stderr
+
+
 def test_too_much_bad_data_stops_the_run_with_a_list(head: Head, shards: str, tmp_path: Path) -> None:
     """Of two shards one has a third of its pictures torn: below the limit they are replaced, above it the run stops."""
     folder = tmp_path / "bad"

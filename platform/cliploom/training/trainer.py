@@ -78,10 +78,9 @@ class Worker:
         stacks = storage.join(self.run.folder, "hangs", f"{attempt.number:04d}-{rank}.txt")
         watchdog = Watchdog(stacks, lambda line: ray.get(self.board.tell.remote(rank, HUNG, line)))
         with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+            ready = batches(split, self.run.config.data.prefetch)  # reading begins while the engine is made
             loop = Loop(self.run, attempt, found, self._report, stop, watchdog)
-            done = True
-            if attempt.step < self.run.steps:
-                done = loop.train(batches(split, self.run.config.data.prefetch))
+            done = loop.train(ready)
             if done:
                 loop.export()
         if not done and not ray.get(self.board.is_stopping.remote()):
