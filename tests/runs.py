@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,19 @@ def newest_step(folder: Path) -> int:
     return max((int(p.parent.name.split("-")[0]) for p in folder.glob("checkpoints/*/COMMIT.json")), default=0)
 
 
+def processes_of(actor: str) -> list[psutil.Process]:
+    """The processes that run actors of a class of Ray Train's, in clusters that this test session started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile
+            if f"ray::{actor}" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def train_workers() -> list[psutil.Process]:
-    """The processes of Ray Train workers that this test session started."""
-    mine = psutil.Process().children(recursive=True)
-    return [p for p in mine if p.name().startswith("ray::RayTrainWo") or "RayTrainWorker" in " ".join(p.cmdline())]
+    """The processes of Ray Train's workers."""
+    return processes_of("RayTrainWorker")
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:

@@ -69,12 +69,12 @@ def same_weights(folder: Path, name: str, uninterrupted: Path) -> None:
 def test_a_worker_that_hangs_leaves_stacks_and_the_run_goes_on(
     start: Start, shards: str, tmp_path: Path, uninterrupted: Path
 ) -> None:
-    config = runs.write_config(tmp_path, shards, "hung", timeout_minutes=0.1, start_timeout_minutes=2)
+    config = runs.write_config(tmp_path, shards, "hung", timeout_minutes=0.4, start_timeout_minutes=2)
     driver = start(config)
     runs.wait_for_checkpoint(driver, tmp_path / "hung", 5)
     runs.train_workers()[1].send_signal(signal.SIGSTOP)
     said = runs.finish(driver)
-    assert "took more than 6 s; its stacks are in" in said
+    assert "took more than 24 s; its stacks are in" in said
     assert "nothing was heard of worker" in said
     [stacks] = (tmp_path / "hung" / "hangs").iterdir()
     assert "all_reduce" in stacks.read_text() or "all_gather" in stacks.read_text()

@@ -18,7 +18,6 @@ from pathlib import Path
 from signal import SIGSTOP
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -83,8 +82,7 @@ class Struck:
 
     def kill_controller(self) -> None:
         """The process of Ray Train's own that starts workers again; with it the job fails."""
-        mine = psutil.Process().children(recursive=True)
-        for process in (p for p in mine if "TrainController" in " ".join(p.cmdline())):
+        for process in runs.processes_of("TrainController"):
             process.kill()
         self.restart()
 
