@@ -160,7 +160,7 @@ def _measure(config: Config, suite: Suite, opened: list[Dataset], subject: Subje
             assert subject.weights
             tested = model.publish(subject.weights, place, subject.weights.stem)
     training = contamination.training(config.evaluate.overlap)
-    with Progress("shards and classes", len(run.sources(opened, training))) as progress:
+    with Progress("shards and classes", len(run.sources(suite.entries, opened, training))) as progress:
         return run.evaluate(
             suite,
             opened,

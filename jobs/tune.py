@@ -37,7 +37,16 @@ def main(config: Config, _: list[str]) -> None:
     try:
         with connect(config.ray, dashboard=True):
             gpus = 0.0
-            tune(config.tune, planned.proposals, planned.training, planned.records, watch, planned.needs, gpus)
+            tune(
+                config.tune,
+                planned.proposals,
+                planned.training,
+                planned.records,
+                watch,
+                planned.needs,
+                gpus,
+                config.train.pool,
+            )
         found = searches.summarize(planned)
         _publish(searches.write(planned, found), parent)
         _say(found)

@@ -22,6 +22,7 @@ STAGES = [
     ("evaluation",),
     ("embedding",),
     ("search",),
+    ("planning",),
     ("demo",),
 ]
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.parse
@@ -62,3 +63,36 @@ def take_away(head: Head, node: str) -> None:
                 process.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def listening(head: Head) -> dict[int, tuple[str, str]]:
+    """Of each TCP port that a cluster's processes listen at, what listens and at which address."""
+    found: dict[int, tuple[str, str]] = {}
+    for process in family(head.pid):
+        try:
+            what = " ".join(process.cmdline())
+            ports = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        except psutil.NoSuchProcess:
+            continue
+        kind = next((name for name in _KINDS if name in what), what)
+        found |= {address.port: (kind, address.ip) for address in ports}
+    return found
+
+
+# By which a process's command line tells what it is; the first that fits.
+_KINDS = (
+    *("ray_client_server", "util.client.server", "runtime_env/agent", "runtime_env_agent", "dashboard/agent.py"),
+    *("gcs_server", "autoscaler/v2/monitor", "log_monitor", "dashboard/dashboard.py", "dashboard", "raylet/raylet"),
+    *("ray::", "default_worker.py", "jobs/train.py"),
+)
+
+
+def starts_a_job(port: int, path: str) -> bool:
+    """Whether someone without a token can start a job at a port of this machine."""
+    body = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):  # refused, or another language than HTTP
+        return False

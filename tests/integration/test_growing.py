@@ -23,6 +23,8 @@ from clusters import Head
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 BATCH = 16
 SUBMIT = "cluster/submit.py"
+# Open to the network, as cluster/README.md lists them.
+LISTED = {"gcs_server", "raylet/raylet", "util.client.server", "dashboard/agent.py", "runtime_env/agent", "ray::"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,21 @@ def attempts(folder: Path, name: str) -> list[int]:
     return [json.loads(path.read_text())["step"] for path in sorted((folder / name / "attempts").iterdir())]
 
 
+def check_what_listens(head: Head) -> None:
+    """Nothing beyond what the README lists, and nothing that lets a stranger start a job."""
+    found = watching.listening(head)
+    print(sorted(set(found.values())))
+    open_to_all = {kind for kind, address in found.values() if address not in ("127.0.0.1", "::1")}
+    assert open_to_all <= LISTED, open_to_all - LISTED
+    started = [
+        (port, path)
+        for port in found
+        for path in ("/api/jobs/", "/api/job_agent/jobs/")
+        if watching.starts_a_job(port, path)
+    ]
+    assert started == []
+
+
 def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
     growing: Head, shards: str, tmp_path: Path
 ) -> None:
@@ -90,6 +107,7 @@ def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
     assert worker["node_id"] == spot
     reading = {task["node_id"] for task in watching.listed(growing, "tasks") if task["name"] == "MapBatches(read)"}
     assert reading - {None} <= set(watching.workers(growing, "ingest"))
+    check_what_listens(growing)
     deadline = time.monotonic() + 15
     with metadata.serve() as cloud:
         agent = subprocess.Popen(
@@ -117,5 +135,20 @@ def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
     watching.until(lambda: not watching.workers(growing), "an empty cluster")
 
 
-def test_what_listens_is_what_the_readme_lists() -> None:
-    pass
+def test_a_run_outlives_its_head(shards: str, tmp_path: Path) -> None:
+    """The head's machine is lost in mid-run; on another one the job is submitted again, and goes on."""
+    config = write_config(tmp_path, shards, "outlives", steps=400)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with clusters.start(tmp_path / "first") as head:
+        job = submit(head, config)
+        watching.until(lambda: committed(tmp_path, "outlives"), "a first checkpoint")
+        for process in watching.family(head.pid):
+            process.kill()
+        told, _ = job.communicate()
+        assert job.returncode == 1, told
+    saved = committed(tmp_path, "outlives")[-1]
+    with clusters.start(tmp_path / "second") as head:
+        told = finish(submit(head, config))
+    assert told.startswith("job      outlives at ")
+    assert attempts(tmp_path, "outlives")[-1] >= saved > 0

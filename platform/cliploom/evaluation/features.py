@@ -50,6 +50,8 @@ class Pictures(NamedTuple):
 
     uri: str
     digest: str
+    frames: int = 1
+    prompt: str = "{c}"
 
 
 class Files(NamedTuple):
@@ -212,12 +214,15 @@ def _batches(source: Source, model: Model, settings: Workers, threads: ThreadPoo
         size = max(1, settings.batch_size // len(source.templates))
         for names in _lots(source.names, size):
             yield preparing.prepare_classes(names, source.templates, model)
+    elif isinstance(source, Files):
+        for lot in _lots(_files(source.uris), settings.batch_size):
+            yield preparing.prepare_samples(lot, model, threads)
     else:
-        found = _files(source.uris) if isinstance(source, Files) else samples(source.uri)
+        found = samples(source.uri)
         if isinstance(source, Pictures):
             found = (sample._replace(captions=None) for sample in found)
-        for lot in _lots(found, settings.batch_size):
-            yield preparing.prepare_samples(lot, model, threads)
+        for lot in _lots(found, max(1, settings.batch_size // source.frames)):
+            yield preparing.prepare_samples(lot, model, threads, source.frames, source.prompt)
 
 
 def _files(uris: Iterable[str]) -> Iterator[Sample]:

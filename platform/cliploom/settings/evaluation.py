@@ -14,8 +14,9 @@ class EvaluateOverlap(Section):
     """Which test samples count as those of the training data."""
 
     manifest: str | None = Field(None, description="of the training shards; without it overlap is not looked for")
-    min_cosine: float = Field(0.95, gt=0, le=1, description="of two such pictures; check the pairs that are shown")
-    phash_distance: int = Field(4, ge=0, le=64, description="or bits, of 64, that their perceptual hashes differ in")
+    min_likeness: float = Field(
+        0.95, gt=0, le=1, description="of two such pictures laid over each other; check the pairs that are shown"
+    )
 
 
 class Webhook(Section):
