@@ -101,7 +101,7 @@ def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
 ) -> None:
     assert watching.workers(growing) == {}
     job = submit(growing, write_config(tmp_path, shards, "spot", steps=400))
-    watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint")
+    watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint", job)
     [spot] = watching.workers(growing, "train")
     [worker] = watching.listed(growing, "actors", class_name="RayTrainWorker", state="ALIVE")
     assert worker["node_id"] == spot
@@ -123,7 +123,9 @@ def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
         assert agent.wait(60) == 0
     draining = [node for node in watching.listed(growing, "nodes") if node["node_id"] == spot]
     assert draining[0]["state"] == "DEAD" or draining[0]["state_message"]
-    moved = watching.until(lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline")
+    moved = watching.until(
+        lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline", job
+    )
     assert moved
     watching.take_away(growing, spot)
     told = finish(job)
@@ -142,7 +144,7 @@ def test_a_run_outlives_its_head(shards: str, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with clusters.start(tmp_path / "first") as head:
         job = submit(head, config)
-        watching.until(lambda: committed(tmp_path, "outlives"), "a first checkpoint")
+        watching.until(lambda: committed(tmp_path, "outlives"), "a first checkpoint", job)
         for process in watching.family(head.pid):
             process.kill()
         told, _ = job.communicate()
