@@ -32,12 +32,13 @@ class Head:
     dashboard: str  # where jobs are submitted
     environment: dict[str, str]  # that leads to it, token included
     pid: int
+    metrics: str  # where Prometheus reads
 
 
 @contextmanager
 def start(folder: Path) -> Iterator[Head]:
     """A head node with two CPUs on free ports of the loopback, ended with the block."""
-    with _start(folder, servers.free_ports(5), {"num-cpus": 2}, {}) as head:
+    with _start(folder, servers.free_ports(6), {"num-cpus": 2}, {}) as head:
         yield head
 
 
@@ -53,7 +54,7 @@ def start_growing(
         most: nodes of a pool.
         idle_seconds: a node goes after so long without work.
     """
-    ports = servers.free_ports(5)
+    ports = servers.free_ports(6)
     lists = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
     nodes = {
         pool: {"resources": resources, "labels": {"pool": pool}, "node_config": {}, "max_workers": most}
@@ -101,7 +102,7 @@ def _start(
 ) -> Iterator[Head]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
-    gcs, dashboard, client, agent, grpc = ports
+    gcs, dashboard, client, agent, grpc, metrics = ports
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -114,6 +115,7 @@ def _start(
         "ray-client-server-port": client,
         "dashboard-agent-listen-port": agent,
         "dashboard-agent-grpc-port": grpc,
+        "metrics-export-port": metrics,
         "dashboard-host": "127.0.0.1",
         "node-ip-address": "127.0.0.1",
         "object-store-memory": 300 * 2**20,
@@ -128,7 +130,9 @@ def _start(
     ):
         started = {**os.environ, **environment, **own_environment, "RAY_TMPDIR": own_place}
         node = subprocess.Popen(command, env=started, stdout=log, stderr=subprocess.STDOUT)
-        head = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment, node.pid)
+        here = "127.0.0.1"
+        scraped = f"http://{here}:{metrics}/metrics"
+        head = Head(f"{here}:{gcs}", f"http://{here}:{dashboard}", environment, node.pid, scraped)
         try:
             _wait(head, node, folder / "log")
             yield head

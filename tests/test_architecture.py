@@ -20,6 +20,7 @@ STAGES = [
     ("training",),
     ("registry",),
     ("evaluation",),
+    ("embedding",),
     ("search",),
     ("planning",),
     ("demo",),
@@ -48,7 +49,7 @@ ONLY_IN = {
     "optuna": {"search/tpe.py"},
     "pyarrow.dataset": set[str](),
     "tokenizers": {"data/tokenizer.py", "data/vocabulary.py"},
-    "PIL": {"data", "evaluation", "demo", "registry/package.py", "registry/model.py"},
+    "PIL": {"data", "embedding", "evaluation", "demo", "registry/package.py", "registry/model.py"},
 }
 
 # What runs without Ray, MLflow or a cluster.

@@ -20,7 +20,7 @@ import servers
 import watching
 from clusters import Head
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 BATCH = 16
 SUBMIT = "cluster/submit.py"
 # Open to the network, as cluster/README.md lists them.

@@ -193,6 +193,15 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_from_there(
         assert torch.equal(weight, expected[name]), name
 
 
+def test_a_cap_on_time_saves_and_stops(head: Head, shards: str, tmp_path: Path) -> None:
+    settings = {"samples": 100_000 * BATCH, "checkpoint_steps": 100_000, "max_hours": 20 / 3600}
+    config = write_config(tmp_path, shards, "capped", **settings)
+    environment = {**head.environment, "RAY_ADDRESS": head.address}
+    answer = servers.run_job("train", "--config", str(config), env=environment)
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert "stopped by train.max_hours: run capped goes on from its checkpoint" in answer.stderr
+
+
 def wait_for_checkpoint(driver: subprocess.Popen[str], folder: Path, step: int) -> None:
     """Until a checkpoint at `step` or later is committed; the driver's own lines are the clock."""
     while True:

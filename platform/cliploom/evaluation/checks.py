@@ -47,7 +47,7 @@ class Check:
         with tempfile.TemporaryDirectory() as folder:
             model = self._model(uri, Path(folder))
             store = FeatureStore(str(Path(folder, "features")), model.digest, "check")
-            extract_here(sources(self.opened), store, model, settings)
+            extract_here(sources(self.entries, self.opened), store, model, settings)
             bad = self.run.config.data.max_bad_fraction
             pairs = zip(self.entries, self.opened, strict=True)
             findings = [find(entry, dataset, store, model, bad) for entry, dataset in pairs]

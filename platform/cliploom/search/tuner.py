@@ -30,6 +30,11 @@ from cliploom.search.space import Settings
 from cliploom.settings.search import Span, Tune
 
 _ACTOR_CPUS = 0.01  # of the process that watches a trial; Tune refuses 0
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # or settings' relative paths would mean something else in a trial
+    "RAY_AIR_NEW_OUTPUT": "0",  # tells of the experiment at any verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
 _NUMBER = "number"
 _ENDED, _REASON, _NEW = "ended", "reason", "new"  # keys of results beside the measured
 Report = Callable[[Measured], None]
@@ -154,7 +159,8 @@ def search(
             verbose=0,
         ),
     )
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or settings' relative paths would mean something else
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with _quiet():
         tuner.fit()
 
@@ -201,13 +207,16 @@ class _Trainable(tune.Trainable):
             branch = Branch(branch.generation + 1, self._settings, self._source)
             self._records.begin_branch(self._number, branch)
         self._branch = branch
+        if self._source:
+            told = [point for point in self._records.points(self._number) if point["step"] <= self._source[2]]
+            self._last |= told[-1] if told else {}
         self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             points = self._records.points(self._number)
-            for point in points if self._replays else ():
+            for point in self._unheard(points):
                 self._rows.put(point)
             trial = self._records.read(self._number)
             if trial is None or trial.status is None:
@@ -217,6 +226,12 @@ class _Trainable(tune.Trainable):
             self._rows.put({tune.result.DONE: True, _ENDED: "failed", _REASON: str(error)})
         except BaseException as error:  # raised where Tune sees it
             self._rows.put(error)
+
+    def _unheard(self, points: list[Measured]) -> list[Measured]:
+        """What Tune has not been told: all, where a scheduler learns from it, or what came after a pause began."""
+        if self._replays:
+            return points
+        return [point for point in points if self._source and point["step"] > self._source[2]]
 
     def _report(self, points: list[Measured]) -> Report:
         def report(point: Measured) -> None:

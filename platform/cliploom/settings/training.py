@@ -47,6 +47,7 @@ class Train(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="of the plan, the initial weights and the augmentation")
     samples: Positive | None = Field(None, description="pairs to train on, in all")
     epochs: float | None = Field(None, gt=0, description="passes over the data, instead of train.samples")
+    max_hours: float | None = Field(None, gt=0, description="then the job saves and stops; started again it goes on")
     learning_rate: float = Field(5e-4, gt=0, description="the highest, after warm-up")
     warmup_samples: int = Field(0, ge=0, description="samples of linear warm-up")
     weight_decay: float = Field(0.2, ge=0, description="decoupled; not on gains, biases and logit scale")

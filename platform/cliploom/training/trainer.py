@@ -85,11 +85,9 @@ class Worker:
             threading.Thread(target=self._watch, args=(stop,), name="stop", daemon=True).start()
         try:
             with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+                ready = batches(split, self.run.config.data.prefetch)  # reading begins while the engine is made
                 loop = Loop(self.run, attempt, found, self._report, stop)
-                done = True
-                if attempt.step < self.run.steps:
-                    done = loop.train(batches(split, self.run.config.data.prefetch))
-                if done:
+                if loop.train(ready):
                     loop.export()
         except InputError as error:
             ray.get(self.board.give_up.remote(str(error)))
