@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,7 +74,12 @@ def start_growing(
         },
         "head_node_type": _HEAD_TYPE,
         "available_node_types": {_HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **nodes},
-        **{name: [] for name in (*lists, "head_start_ray_commands", "worker_start_ray_commands")},
+        **{
+            name: []
+            for name in (*lists, "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+        },
+        "file_mounts": {},
+        "auth": {},
     }
     config = folder / "cluster.yaml"
     config.write_text(yaml.safe_dump(tree))
@@ -95,7 +102,7 @@ def _start(
     folder: Path, ports: list[int], own: Mapping[str, object], own_environment: Mapping[str, str]
 ) -> Iterator[Head]:
     token = folder / "token"
-    token.write_text("a-token-of-the-tests-that-is-long-enough")
+    token.write_text(secrets.token_hex(32))
     gcs, dashboard, client, agent, grpc, metrics = ports
     environment = {
         "RAY_AUTH_MODE": "token",
@@ -117,8 +124,12 @@ def _start(
     }
     command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "log").open("w") as log:
-        started = {**os.environ, **environment, **own_environment}
+    # A job finds its cluster by a file there, which would be that of the last head that was started on this machine.
+    with (
+        (folder / "log").open("w") as log,
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as own_place,
+    ):
+        started = {**os.environ, **environment, **own_environment, "RAY_TMPDIR": own_place}
         node = subprocess.Popen(command, env=started, stdout=log, stderr=subprocess.STDOUT)
         here = "127.0.0.1"
         scraped = f"http://{here}:{metrics}/metrics"
