@@ -22,7 +22,9 @@ class EvaluateOverlap(Section):
 class Evaluate(Section):
     """What is measured, on which model."""
 
-    model: str | None = Field(None, description="models:/NAME@ALIAS, models:/NAME/VERSION, or a weights file")
+    model: str | None = Field(
+        None, description="models:/NAME@ALIAS, models:/NAME/VERSION, weights, or a training run's folder"
+    )
     suite: str | None = Field(None, description="YAML list of datasets, tasks and metrics")
     root: str = Field(".", description="URI that the suite's dataset paths are relative to")
     batch_size: Positive = Field(128, description="images a batch")
