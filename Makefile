@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo search-demo search-full test test-unit lint bench soak clean help
+.PHONY: demo demo-suite search-demo search-full test test-unit lint bench soak clean help
 
 help:
 	@echo "make demo   train, evaluate and review a small CLIP on real pictures (about 15 minutes on 2 cores)"
+	@echo "make demo-suite   after it: probes, few-shot, robustness and overlap too (minutes)"
 	@echo "make search-demo   a search of settings and a scaling search on the demonstration's corpus"
 	@echo "make search-full   scaling laws and a comparison of objectives, as far as a small machine goes (hours)"
 	@echo "make test   all tests;  make test-unit: those without servers and clusters"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  speed, side by side with open_clip"
+	@echo "make bench  speed, side by side with open_clip and CLIP_benchmark"
 	@echo "make soak   tests and measurements that take hours"
 
 $(READY): pyproject.toml constraints.txt
@@ -26,6 +27,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/python -m cliploom.demo
+
+demo-suite: $(READY)
+	@$(BIN)/python jobs/evaluate.py --config jobs/configs/demo.yaml evaluate.model=models:/emoji-clip@champion \
+	  evaluate.suite=jobs/configs/suites/demo-full.yaml evaluate.overlap.manifest=demo/shards run.name=demo-suite
 
 search-demo: $(READY)
 	@$(BIN)/python -m cliploom.demo.search demo
@@ -50,13 +55,17 @@ test: $(READY)
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy pillow
 	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
 	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging \
+	  clip-benchmark==1.6.2 scikit-learn scipy joblib threadpoolctl \
 	  webdataset==0.2.86 braceexpand  # its reader of shards breaks with webdataset 1
-	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas requests cloudpickle narwhals
 	@touch $@
 
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
+	$(BIN)/python tests/benchmarks/training.py --output build/training.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/embed.py --output build/embed.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/evaluation.py --output build/evaluation.json
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m "slow"

@@ -19,12 +19,15 @@ def main(config: Config, _: list[str]) -> None:
     from cliploom.cluster import connect
     from cliploom.data.curation.curate import curate
     from cliploom.data.curation.report import show
+    from cliploom.data.runner import Tasks
 
+    tasks = Tasks(config.data.pool)
     with connect(config.ray):
-        result = curate(config)
+        result = curate(config, tasks)
     show(result.report)
     made = result.uri or "a dry run, which writes no shards"
     print(f"{result.report['kept']} of {result.report['pairs']} pairs: {made}")
+    print(tasks.summary())
 
 
 if __name__ == "__main__":

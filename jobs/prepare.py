@@ -16,11 +16,14 @@ def main(config: Config, _: list[str]) -> None:
     """
     from cliploom.cluster import connect
     from cliploom.data.prepare import prepare
+    from cliploom.data.runner import Tasks
 
+    tasks = Tasks(config.data.pool)
     with connect(config.ray):
-        result = prepare(config)
+        result = prepare(config, tasks)
     print(f"{result.samples} samples in {result.shards} shards: {result.uri}")
     print(f"left out: {result.left_out()}")
+    print(tasks.summary())
 
 
 if __name__ == "__main__":

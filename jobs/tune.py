@@ -36,7 +36,15 @@ def main(config: Config, _: list[str]) -> None:
     watch = _Watch(planned, uri, parent.run_id, root)
     try:
         with connect(config.ray, dashboard=True):
-            tune(config.tune, planned.proposals, planned.training, planned.records, watch, planned.needs)
+            tune(
+                config.tune,
+                planned.proposals,
+                planned.training,
+                planned.records,
+                watch,
+                planned.needs,
+                config.train.pool,
+            )
         searches.tidy(planned)
         found = searches.summarize(planned)
         _publish(searches.write(planned, found), parent)

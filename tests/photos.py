@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import io
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +65,16 @@ def jpegs(count: int, seed: int, shorter: int | None = None) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def write_shards(folder: Path, shards: int, samples: int, shorter: int | None = None) -> str:
-    """Shards of `jpegs` with captions of 5 to 19 words, and their manifest; returns the manifest's URI."""
+def write_shards(folder: Path, shards: int, samples: int, shorter: int | None = None, copies: int = 1) -> str:
+    """Shards of `jpegs` with captions of 5 to 19 words, and their manifest; returns the manifest's URI.
+
+    Args:
+        folder: for both.
+        shards: how many.
+        samples: in each.
+        shorter: resize at rest to this shorter side.
+        copies: of each shard there are so many, under names of their own.
+    """
     random = np.random.default_rng(1)
     rows = []
     for number in range(shards):
@@ -73,4 +83,8 @@ def write_shards(folder: Path, shards: int, samples: int, shorter: int | None = 
                 caption = " ".join(random.choice(WORDS, random.integers(5, 20)))
                 writer.add(f"{number:05d}{i:04d}", jpeg, "jpg", [caption])
         rows.append((writer.shard, writer.index))
+    for number in range(shards, shards * copies):
+        shard, index = rows[number % shards]
+        copy = shutil.copy(shard.uri, folder / f"{number:05d}.tar")
+        rows.append((replace(shard, uri=str(copy)), index))
     return manifest.write(str(folder / "manifest.parquet"), rows).uri

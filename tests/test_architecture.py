@@ -20,7 +20,9 @@ STAGES = [
     ("training",),
     ("registry",),
     ("evaluation",),
+    ("embedding",),
     ("search",),
+    ("planning",),
     ("demo",),
 ]
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
@@ -29,10 +31,13 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 ONLY_IN = {
     "ray": {
         "cluster.py",
+        "pools.py",
         "data/pace.py",
         "data/runner.py",
         "data/stream.py",
         "training/trainer.py",
+        "training/exporter.py",
+        "evaluation/checks.py",
         "search/tuner.py",
         "evaluation/features.py",
     },
@@ -44,7 +49,7 @@ ONLY_IN = {
     "optuna": {"search/tpe.py"},
     "pyarrow.dataset": set[str](),
     "tokenizers": {"data/tokenizer.py", "data/vocabulary.py"},
-    "PIL": {"data", "evaluation", "demo", "registry/package.py", "registry/model.py"},
+    "PIL": {"data", "embedding", "evaluation", "demo", "registry/package.py", "registry/model.py"},
 }
 
 # What runs without Ray, MLflow or a cluster.
@@ -114,7 +119,7 @@ def test_no_stage_imports_a_later_one() -> None:
 
 
 def test_the_foundation_imports_no_stage() -> None:
-    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py")
+    foundation = ("errors.py", "config.py", "storage.py", "job.py", "cluster.py", "pools.py")
     for path in (*(PACKAGE / name for name in foundation), *(PACKAGE / "settings").glob("*.py")):
         assert [module for module in imports(path) if imported_stage(module) in RANK] == []
 

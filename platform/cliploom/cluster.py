@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.settings.cluster import Ray
 
@@ -22,7 +23,7 @@ def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
         dashboard: whether one that is started has a dashboard, by which Ray Train tidies up after killed drivers.
 
     Raises:
-        InputError: no cluster answers at `ray.address`.
+        InputError: no cluster answers at `ray.address`, or the file of its node types can't be read.
     """
     import ray
 
@@ -46,6 +47,7 @@ def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
     try:
+        pools.publish()
         yield
     finally:
         ray.shutdown()

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 import evaluation_sets as sets
 from cliploom import models
 from cliploom.data import vocabulary
-from cliploom.data.curation.phash import phash
 from cliploom.data.tokenizer import Tokenizer
-from cliploom.data.transforms import Preprocess, open_image
+from cliploom.data.transforms import Preprocess, evaluation_pixels
 from cliploom.errors import InputError
 from cliploom.evaluation import encoding
 from cliploom.evaluation.datasets import Sample
@@ -45,7 +44,8 @@ def test_image_features_are_those_of_the_model_alone(encoder: Encoder, model: Mo
     hidden = found.hidden @ encoder.model.get_parameter("visual.proj").detach().numpy()
     np.testing.assert_allclose(F.normalize(torch.from_numpy(hidden), dim=-1), expected, atol=1e-6)
     assert found.hidden.shape == (3, encoder.model.config.vision_width)
-    assert found.hashes.tolist() == [phash(open_image(sample.image or b"")) for sample in samples]
+    for picture, thumbnail in zip(pictures, found.thumbnails, strict=True):
+        np.testing.assert_allclose(thumbnail.mean((0, 1)), np.asarray(picture).mean((0, 1)), atol=1)
     assert found.labels.tolist() == ["1"] * 3
     assert found.causes.tolist() == [""] * 3
 
@@ -118,6 +118,36 @@ def test_an_embedding_that_is_not_finite_is_a_cause(model: Model) -> None:
     sample = Sample("a", sets.encoded(sets.picture(0)), b"0", None)
     found = encoder.encode(_prepared([sample], model))
     assert found.causes.tolist() == ["features not finite"]
+
+
+def test_frames_of_a_video_are_averaged_as_prompts_are(encoder: Encoder, model: Model) -> None:
+    pictures = [sets.picture(number) for number in range(6)]
+    alone = encoder.encode(
+        _prepared([Sample(str(n), sets.encoded(picture), b"1", None) for n, picture in enumerate(pictures)], model)
+    )
+    pixels = np.stack([evaluation_pixels(picture, model.image_size) for picture in pictures])
+    none = prepare_classes([], ["{c}"], model)
+    batch = replace(
+        none,
+        keys=["a", "b"],
+        labels=["0", "1"],
+        causes=["", ""],
+        pixels=pixels,
+        frames=3,
+        thumbnails=alone.thumbnails[:2],
+    )
+    found = encoder.encode(batch)
+    np.testing.assert_allclose(found.hidden, alone.hidden.reshape(2, 3, -1).mean(1), atol=1e-5)
+    mean = alone.images.reshape(2, 3, -1).mean(1)
+    np.testing.assert_allclose(found.images, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_captions_are_put_into_the_prompt(model: Model) -> None:
+    sample = Sample("a", sets.encoded(sets.picture(0)), None, b"a dog\ntwo cats")
+    with ThreadPoolExecutor(1) as threads:
+        batch = prepare_samples([sample], model, threads, prompt="a photo of {c}")
+    assert batch.captions == ["a dog", "two cats"]
+    assert np.array_equal(batch.tokens, Tokenizer()(["a photo of a dog", "a photo of two cats"]).numpy())
 
 
 def test_bf16_is_near_fp32(encoder: Encoder, model: Model) -> None:

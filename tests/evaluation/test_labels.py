@@ -16,7 +16,7 @@ def _features(given: list[str]) -> Features:
         causes=np.array([""] * count, np.str_),
         images=np.zeros((count, 2), np.float32),
         hidden=np.zeros((count, 2), np.float32),
-        hashes=np.zeros(count, np.uint64),
+        thumbnails=np.zeros((count, 32, 32, 3), np.uint8),
         captions=np.zeros(0, np.str_),
         owners=np.zeros(0, np.int64),
         texts=np.zeros((0, 2), np.float32),

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, precision_recall_curve, roc_auc_score, top_k_accuracy_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    precision_recall_curve,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from cliploom.evaluation import metrics
 
@@ -68,7 +74,8 @@ def test_average_precision_is_that_of_scikit_learns_curve(seed: int, samples: in
     shown = random.random(samples) < 0.3
     shown[0] = True
     scores = random.integers(0, levels, samples).astype(float)
-    assert metrics.average_precision(scores, shown) == pytest.approx(_eleven_points(scores, shown))
+    assert metrics.eleven_point_precision(scores, shown) == pytest.approx(_eleven_points(scores, shown))
+    assert metrics.average_precision(scores, shown) == pytest.approx(average_precision_score(shown, scores))
 
 
 def test_mean_average_precision_leaves_out_classes_that_no_sample_shows() -> None:
@@ -84,4 +91,5 @@ def test_mean_average_precision_leaves_out_classes_that_no_sample_shows() -> Non
 
 
 def test_a_perfect_ranking_has_precision_one() -> None:
-    assert metrics.average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1
+    for precision in (metrics.average_precision, metrics.eleven_point_precision):
+        assert precision(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1

@@ -24,7 +24,7 @@ def _features(random: np.random.Generator, captions: list[int]) -> Features:
         causes=np.array([""] * count),
         images=images / np.linalg.norm(images, axis=1, keepdims=True),
         hidden=images,
-        hashes=np.zeros(count, np.uint64),
+        thumbnails=np.zeros((count, 32, 32, 3), np.uint8),
         captions=np.array([f"text {n}" for n in range(sum(captions))]),
         owners=np.repeat(np.arange(count), captions),
         texts=texts / np.linalg.norm(texts, axis=1, keepdims=True),

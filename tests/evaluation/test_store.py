@@ -16,7 +16,7 @@ def _features(samples: int, owners: list[int], seed: int = 0) -> Features:
         causes=np.array(["", "no image", "x"][:samples]),
         images=random.normal(size=(samples, 2)).astype(np.float32),
         hidden=random.normal(size=(samples, 3)).astype(np.float32),
-        hashes=random.integers(0, 2**63, samples, np.uint64),
+        thumbnails=random.integers(0, 256, (samples, 32, 32, 3), np.uint8),
         captions=np.array([f"snow ❄ {seed}-{n}" for n in range(len(owners))]),
         owners=np.array(owners, np.int64),
         texts=random.normal(size=(len(owners), 2)).astype(np.float32),
@@ -56,4 +56,4 @@ def test_usable_keeps_samples_and_captions_together() -> None:
     assert usable.keys[usable.owners].tolist() == ["key 0-0", "key 0-0", "key 0-2"]
     np.testing.assert_array_equal(usable.texts, features.texts[[0, 1, 3]])
     np.testing.assert_array_equal(usable.hidden, features.hidden[[0, 2]])
-    np.testing.assert_array_equal(usable.hashes, features.hashes[[0, 2]])
+    np.testing.assert_array_equal(usable.thumbnails, features.thumbnails[[0, 2]])

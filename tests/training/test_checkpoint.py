@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,27 +15,14 @@ from hypothesis import strategies as st
 from cliploom import storage
 from cliploom.errors import InputError
 from cliploom.training import checkpoint
-from cliploom.training.checkpoint import Attempt, Progress
+from cliploom.training.checkpoint import Attempt, Best
+from crashes import progress, save, tensors
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.integration)])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of a run's folder."""
     return str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3")() + "/run"
-
-
-def progress(step: int) -> Progress:
-    return Progress(step, 8 * step, step, "print", {"train.seed": 1})
-
-
-def tensors(step: int, rank: int) -> dict[str, torch.Tensor]:
-    """A rank's slices: its half of a weight, and a moment that it holds alone."""
-    return {f"weight/a@{40 * rank}": torch.full((40,), float(step)), f"exp_avg/{rank}@0": torch.arange(3.0)}
-
-
-def save(run: str, attempt: Attempt, step: int) -> str:
-    parts = [checkpoint.write_part(run, attempt, step, rank, tensors(step, rank)) for rank in (0, 1)]
-    return checkpoint.commit(run, attempt, progress(step), parts)
 
 
 def newest_step(run: str) -> int | None:
@@ -108,6 +92,24 @@ def test_what_a_dead_attempt_commits_late_does_not_count(run: str) -> None:
     assert newest_step(run) == 20
 
 
+@pytest.mark.parametrize("damage", [flip, truncate, storage.delete])
+def test_where_an_attempt_began_is_known_without_its_record(run: str, damage: Callable[[str], None]) -> None:
+    first, _ = checkpoint.begin(run)
+    save(run, first, 10)
+    late = save(run, first, 30)
+    marker = storage.read(storage.join(late, checkpoint.MARKER))
+    storage.delete(storage.join(late, checkpoint.MARKER))
+    second, _ = checkpoint.begin(run)
+    save(run, second, 20)
+    storage.write(storage.join(late, checkpoint.MARKER), marker)
+    damage(storage.join(run, "attempts", "0002.json"))
+    third, found = checkpoint.begin(run)
+    assert third == Attempt(3, 20, "00000020-0002")
+    assert found is not None
+    with pytest.raises(RuntimeError, match="attempt 2 may not commit: attempt 3 has begun"):
+        save(run, second, 40)
+
+
 def test_old_ones_go_and_whole_ones_are_counted(run: str) -> None:
     attempt, _ = checkpoint.begin(run)
     for step in (10, 20, 30):
@@ -118,6 +120,27 @@ def test_old_ones_go_and_whole_ones_are_counted(run: str) -> None:
     assert folders == {"00000020-0001", "00000030-0001", "00000025-0001"}
     checkpoint.remove_old(run, keep=1)
     assert [found.progress.step for found in checkpoint.committed(run)] == [30]
+
+
+def test_the_best_stays_however_old(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    assert checkpoint.best(run) is None
+    for step in (10, 20):
+        save(run, attempt, step)
+    best = Best("00000010-0001", 10, "zeroshot/a/acc1", 0.5)
+    checkpoint.keep_also(run, best, ["00000020-0001"])
+    for step in (30, 40, 50):
+        save(run, attempt, step)
+        checkpoint.remove_old(run, keep=1)
+    assert [found.progress.step for found in checkpoint.committed(run)] == [50, 20, 10]
+    checkpoint.keep_also(run, best, [])
+    checkpoint.remove_old(run, keep=1)
+    assert [found.progress.step for found in checkpoint.committed(run)] == [50, 10]
+    assert checkpoint.best(run) == best
+    truncate(storage.join(run, "kept.json"))
+    assert checkpoint.best(run) is None
+    checkpoint.remove_old(run, keep=1)
+    assert newest_step(run) == 50
 
 
 def test_a_newer_format_is_refused_with_a_sentence(run: str) -> None:
@@ -145,38 +168,3 @@ def test_slices_of_any_sizes_make_the_whole(sizes: list[int], random: Random) ->
 def test_slices_that_do_not_meet_are_refused(starts: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="the slices of weight/a do not meet"):
         checkpoint.merge([{f"weight/a@{start}": torch.zeros(4)} for start in starts])
-
-
-SAVER = """
-import sys
-sys.path[:0] = [{tests!r}, {here!r}]
-from cliploom.training import checkpoint
-from test_checkpoint import save
-attempt, _ = checkpoint.begin({run!r})
-step = attempt.step
-while True:
-    step += 10
-    print(save({run!r}, attempt, step), flush=True)
-    checkpoint.remove_old({run!r}, keep=2)
-"""
-
-
-def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Kill -9 right as the n-th commit is said, in the middle of what follows."""
-    run = str(tmp_path / "run")
-    here = Path(__file__).parent
-    script = SAVER.format(tests=str(here.parent), here=str(here), run=run)
-    last = 0
-    for commits in (1, 3):
-        saver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert saver.stdout is not None
-        said = [saver.stdout.readline() for _ in range(commits)]
-        saver.send_signal(signal.SIGKILL)
-        saver.wait()
-        found = checkpoint.newest(run)
-        assert found is not None
-        assert found.progress.step >= last + 10 * commits
-        assert int(storage.name(said[-1].strip()).split("-")[0]) == last + 10 * commits
-        loaded = found.load()
-        assert torch.equal(loaded["weight/a"], torch.full((80,), float(found.progress.step)))
-        last = found.progress.step

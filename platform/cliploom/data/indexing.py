@@ -11,7 +11,7 @@ from cliploom import storage
 from cliploom.config import Config, require
 from cliploom.data import manifest
 from cliploom.data.prepare import Result, write_quarantine
-from cliploom.data.runner import Runner, in_tasks
+from cliploom.data.runner import Runner
 from cliploom.data.shards import Shard, ShardIndex, index_shard
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
@@ -19,8 +19,8 @@ from cliploom.progress import Progress
 from cliploom.settings.data import Index
 
 
-def make_index(config: Config, run: Runner = in_tasks) -> Result:
-    """Make the manifest that `config.index` describes, from the shards' tar headers, in Ray by default.
+def make_index(config: Config, run: Runner) -> Result:
+    """Make the manifest that `config.index` describes, from the shards' tar headers, by `run`.
 
     What is no pair goes to a quarantine file beside the manifest.
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 from cliploom import storage
 from cliploom.config import Config, require
 from cliploom.data import manifest, packing
-from cliploom.data.runner import Runner, in_tasks
+from cliploom.data.runner import Runner
 from cliploom.data.sources import Row, rows
-from cliploom.data.tally import Tally
 from cliploom.data.tars import Fault
 from cliploom.errors import InputError
+from cliploom.progress import Progress
 from cliploom.settings.data import Prepare
 
 QUARANTINE = "quarantine.jsonl"
@@ -41,8 +41,8 @@ class Result(NamedTuple):
         return ", ".join(f"{count} x {cause}" for cause, count in self.faults.most_common()) or "nothing"
 
 
-def prepare(config: Config, run: Runner = in_tasks) -> Result:
-    """Make what `config.prepare` describes; `run` runs the making of shards, in Ray by default.
+def prepare(config: Config, run: Runner) -> Result:
+    """Make what `config.prepare` describes by `run`, shard by shard.
 
     Raises:
         InputError: the source is not there, or nothing in it can be used.
@@ -56,12 +56,12 @@ def prepare(config: Config, run: Runner = in_tasks) -> Result:
     faults: list[Fault] = []
     records: list[str] = []
     samples = 0
-    with Tally(f"prepare {settings.source}", "samples") as tally:
+    with Progress(f"prepare {settings.source}", None, "samples") as progress:
         for plan, made in run(packing.make, _plans(settings, folder, classes, faults)):
             records.append(plan.record)
             faults += made.faults
             samples += made.samples
-            tally.add(made.samples)
+            progress.add(made.samples)
     _remove_others(folder, records)
     write_quarantine(folder, faults)
     if not samples:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from cliploom import pools
 from cliploom.data import blocks
 from cliploom.data.plan import WorkItem, work_items
 from cliploom.data.prefetch import pinned, prefetched
@@ -35,6 +36,7 @@ class Stream:
         global_batch_size: samples a step.
         micro_batch_size: most rows of a micro-batch.
         cpus_per_task: CPUs that a decoding task reserves.
+        pool: nodes that decode.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class Stream:
     global_batch_size: int
     micro_batch_size: int
     cpus_per_task: float
+    pool: str | None = None
 
     def items(self, first_step: int, world_size: int) -> Iterator[WorkItem]:
         """The work items of all workers from `first_step` on, in the order in which they are read."""
@@ -117,7 +120,7 @@ def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table
     from cliploom.data.pace import Pace
 
     stream = split.stream
-    tasks = math.ceil(ray.cluster_resources().get("CPU", 1) / stream.cpus_per_task / split.world_size)
+    tasks = max(1, math.ceil(pools.capacity(stream.pool).get("CPU", 0) / stream.cpus_per_task / split.world_size))
     rows = [{"stretch": [list(item) for item in stretch]} for stretch in execution]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     context = dataset.context
@@ -135,6 +138,7 @@ def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table
         batch_format="pyarrow",
         num_cpus=stream.cpus_per_task,
         concurrency=tasks,
+        label_selector=pools.selector(stream.pool) or None,
     )
     try:
         yield from read.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -22,7 +22,7 @@ import numpy as np
 from cliploom.config import Config
 from cliploom.data import manifest
 from cliploom.data.prepare import prepare
-from cliploom.data.runner import Runner, in_tasks
+from cliploom.data.runner import Runner, Tasks
 from cliploom.demo import drawings, packages
 from cliploom.demo.concepts import Concept, Names, captions, held_out
 from cliploom.errors import InputError
@@ -114,12 +114,12 @@ def check(corpus: Corpus) -> None:
             raise AssertionError(f"{one.path} is held out, but it is in training")
 
 
-def make(folder: Path, run: Runner = in_tasks) -> dict[str, Any]:
-    """Make the corpus below `folder`: cache/, raw/, shards/ and evaluation/. Needs a connection to Ray.
+def make(folder: Path, run: Runner) -> dict[str, Any]:
+    """Make the corpus below `folder`: cache/, raw/, shards/ and evaluation/.
 
     Args:
         folder: local.
-        run: runs a function over items, in Ray by default.
+        run: runs a function over items.
 
     Returns:
         How many drawings there are of each use, style by style. What is there already is not made again.
@@ -311,7 +311,7 @@ def main(argv: Sequence[str]) -> int:
         known = ready(folder)
         if not known:
             with connect(Config().ray):
-                known = make(folder)
+                known = make(folder, Tasks())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

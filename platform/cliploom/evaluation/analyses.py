@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cliploom.evaluation import fewshot, paper, shifts
+from cliploom.evaluation.classes import ByClass
 from cliploom.evaluation.contamination import Contamination
 from cliploom.evaluation.fewshot import Shot
 from cliploom.evaluation.findings import Finding
+from cliploom.evaluation.intervals import Estimate
 from cliploom.evaluation.paper import Relation
 from cliploom.evaluation.robustness import Shift
 from cliploom.evaluation.run import Outcome
@@ -42,11 +44,26 @@ class Worth(NamedTuple):
 
 
 class Published(NamedTuple):
-    """The paper's models on a data set of the suite."""
+    """The paper's models on a data set of the suite, in the entry's first metric."""
 
     dataset: str
     zeroshot: dict[str, float]
-    probe: dict[str, float]
+    probe: dict[str, float]  # empty where it is not published
+
+
+class Prompting(NamedTuple):
+    """What prompts are worth on one data set, in the entry's first metric (3.1.4)."""
+
+    dataset: str
+    metric: str
+    fewer: dict[str, Estimate]  # the class's name alone, the first prompt alone
+    ensemble: float
+    prompts: int
+
+    @property
+    def gain(self) -> float:
+        """Of the ensemble over the class's name alone."""
+        return self.ensemble - self.fewer["name alone"].value
 
 
 def comparisons(outcome: Outcome) -> list[Comparison]:
@@ -74,14 +91,35 @@ def worths(outcome: Outcome) -> list[Worth]:
 
 
 def published(outcome: Outcome) -> list[Published]:
-    """The paper's results on the data sets that the suite says are the paper's."""
-    zero, probe = paper.zeroshot(), paper.linear_probe()
+    """The published results on the data sets that the suite says are the paper's."""
+    probe = paper.linear_probe()
+    found = []
+    for finding in outcome.findings:
+        name = finding.entry.paper
+        if name is not None:
+            zero = next(table for table in (paper.zeroshot(), paper.beyond()) if name in table["RN50"])
+            found.append(
+                Published(
+                    finding.dataset.name,
+                    {model: row[name] for model, row in zero.items()},
+                    {model: row[name] for model, row in probe.items() if name in row},
+                )
+            )
+    return found
+
+
+def promptings(outcome: Outcome) -> list[Prompting]:
+    """Of each data set that has several prompts."""
     return [
-        Published(
-            finding.dataset.name, *({model: row[name] for model, row in table.items()} for table in (zero, probe))
+        Prompting(
+            finding.dataset.name,
+            finding.entry.wanted("zeroshot_classification")[0],
+            finding.prompting,
+            float(_first(finding, "zeroshot_classification") or 0),
+            len(finding.dataset.templates),
         )
         for finding in outcome.findings
-        if (name := finding.entry.paper) is not None
+        if finding.prompting
     ]
 
 
@@ -104,6 +142,8 @@ def to_json(outcome: Outcome) -> bytes:
             for finding in outcome.findings
             if finding.probe
         ],
+        "prompts": [_prompting(one) for one in promptings(outcome)],
+        "classes": {finding.dataset.name: _classes(finding.classes) for finding in outcome.findings if finding.classes},
         "few_shot": [_few_shot(one) for one in worths(outcome)],
         "robustness": [_shift(one) for one in outcome.shifts],
         "mean_effective_robustness": {kind: one._asdict() for kind, one in shifts.means(outcome.shifts).items()},
@@ -133,6 +173,23 @@ def _worth(finding: Finding) -> Worth:
         points += [(examples, full)] if examples > points[-1][0] else []
     worth = fewshot.worth(zero, *zip(*points, strict=True)) if zero is not None and len(points) > 1 else None
     return Worth(finding.dataset.name, metric, finding.shots, zero, worth)
+
+
+def _prompting(one: Prompting) -> dict[str, Any]:
+    fewer = {name: estimate._asdict() for name, estimate in one.fewer.items()}
+    return {**one._asdict(), "fewer": fewer, "gain": one.gain}
+
+
+def _classes(found: ByClass) -> dict[str, Any]:
+    groups = [
+        {**group._asdict(), "accuracy": group.accuracy._asdict(), "nobodys": group.nobodys._asdict()}
+        for group in found.groups
+    ]
+    return {
+        "recalls": [one._asdict() for one in found.recalls],
+        "confusions": [one._asdict() for one in found.confusions],
+        "groups": groups,
+    }
 
 
 def _few_shot(one: Worth) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from cliploom.data import manifest
 from cliploom.evaluation import examples, findings, labels, overlap, zeroshot
 from cliploom.evaluation.datasets import Shard
-from cliploom.evaluation.duplicates import Nearest, nearest
+from cliploom.evaluation.duplicates import nearest
 from cliploom.evaluation.features import Pictures
 from cliploom.evaluation.findings import Finding
 from cliploom.evaluation.overlap import Overlap
@@ -26,8 +26,8 @@ class Pair(NamedTuple):
     key: str  # of the test sample
     picture: str  # data URI
     training: str  # data URI
-    cosine: float
-    distance: int  # bits
+    likeness: float  # of both laid over each other
+    cosine: float  # of their embeddings
     duplicate: bool
 
 
@@ -77,30 +77,24 @@ def _judge(
     dataset = finding.dataset
     split = findings.load(dataset, dataset.shards, store, max_bad_fraction)
     test, truth = split.usable, labels.truth(split.usable, dataset.kind)
-    near = nearest(test, (store.load(shard.digest) for shard in shards))
-    same = near.duplicates(settings.min_cosine, settings.phash_distance)
+    near = nearest(test, len(shards), lambda number: store.load(shards[number].digest))
+    same = near.likeness >= settings.min_likeness
     right = zeroshot.rank(test.images, truth, store.load(findings.prompts(dataset).digest).texts) < 1
     places = examples.origins(split.parts, split.whole.causes == "")
-    chosen = [i for among in (same, ~same) for i in _around(near, among, settings.min_cosine)]
-    chosen.sort(key=lambda i: -near.cosine[i])
+    chosen = [i for among in (same, ~same) for i in _around(near.likeness, among, settings.min_likeness)]
+    chosen.sort(key=lambda i: -near.likeness[i])
     shown = examples.pictures(dataset.shards, [places[i] for i in chosen])
-    others = [_place(near, i, settings) for i in chosen]
+    others = [examples.Origin(*near.place[i].tolist()) for i in chosen]
     partners = examples.pictures([Shard(one.uri, one.digest) for one in shards], others)
     pairs = [
-        Pair(str(test.keys[i]), one, other, float(near.cosine[i]), int(near.distance[i]), bool(same[i]))
+        Pair(str(test.keys[i]), one, other, float(near.likeness[i]), float(near.cosine[i]), bool(same[i]))
         for i, one, other in zip(chosen, shown, partners, strict=True)
     ]
     return Contamination(overlap.analyse(dataset.name, right, same), pairs, test.keys[same].tolist())
 
 
-def _around(near: Nearest, among: np.ndarray, threshold: float) -> list[int]:
-    """Of some samples, those whose cosine is nearest to the threshold: whom another one would decide on otherwise."""
-    rows = np.flatnonzero(among)
-    order = np.argsort(np.abs(near.cosine[rows] - threshold), kind="stable")
+def _around(likeness: np.ndarray, among: np.ndarray, threshold: float) -> list[int]:
+    """Of some samples, those that are nearest to the threshold: whom another one would decide on otherwise."""
+    rows = np.flatnonzero(among & (likeness > 0))
+    order = np.argsort(np.abs(likeness[rows] - threshold), kind="stable")
     return [int(i) for i in rows[order[:PAIRS]]]
-
-
-def _place(near: Nearest, sample: int, settings: EvaluateOverlap) -> examples.Origin:
-    """The training picture that decided on a sample: that of the hash only where the hash alone is near enough."""
-    by_hash = near.cosine[sample] < settings.min_cosine and near.distance[sample] <= settings.phash_distance
-    return examples.Origin(*(int(n) for n in (near.by_distance if by_hash else near.by_cosine)[sample]))

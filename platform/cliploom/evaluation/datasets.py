@@ -7,7 +7,8 @@ ROOT/base_classnames.txt                    of a distribution shift whose classe
                                             that it is a shift of: for each, that set's names, parted by tabs
 ROOT/SPLIT/nshards.txt                      how many shards the split has
 ROOT/SPLIT/N.tar                            KEY.{jpg,jpeg,png,webp}, or a video KEY.{mp4,webm,avi,mkv}, with KEY.cls,
-                                            KEY.npy (multilabel: a 0 or 1 a class) or KEY.txt: a caption a line
+                                            KEY.npy (multilabel: a 0 or 1 a class) or KEY.txt: a caption a line; and
+                                            KEY.json with what else is known of the sample, for `attributes`
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ _MEMBER = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")  # WebDataset: a key ends a
 
 
 class Shard(NamedTuple):
-    """One tar of a data set.
+    """One tar of a data set, and how it is read.
 
     The digest says its kind: `sha256` of all bytes of a local file, `stat` of URI, size and time of change elsewhere.
+    Where samples are read in another way than usual, it says that too.
     """
 
     uri: str
     digest: str
+    frames: int = 1  # of a video
+    prompt: str = "{c}"  # that captions are put into
 
 
 class Sample(NamedTuple):
@@ -51,6 +55,7 @@ class Sample(NamedTuple):
     label: bytes | None  # KEY.cls, or the digits of KEY.npy
     captions: bytes | None  # KEY.txt
     video: bytes | None = None
+    facts: bytes | None = None  # KEY.json
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def samples(uri: str) -> Iterator[Sample]:
                 files = {extension: data for _, extension, data in members}
                 image, video = (_first(files, extensions) for extensions in (_IMAGES, _VIDEOS))
                 label = _digits(files["npy"]) if "npy" in files else files.get("cls")
-                yield Sample(key, image, label, files.get("txt"), video)
+                yield Sample(key, image, label, files.get("txt"), video, files.get("json"))
     except FileNotFoundError:
         raise InputError(f"the shard {uri} is gone") from None
     except tarfile.TarError as error:
@@ -207,9 +212,17 @@ def _shards(entry: Entry, uri: str, split: str) -> Iterator[Shard]:
     for number in range(int(text)):
         shard = storage.join(uri, split, f"{number}.tar")
         try:
-            yield Shard(shard, _digest(shard))
+            yield Shard(shard, _reading(entry) + _digest(shard), entry.frames, entry.caption_prompt)
         except FileNotFoundError:
             raise InputError(f"the shard {shard} is missing: {place} says there are {text}") from None
+
+
+def _reading(entry: Entry) -> str:
+    """What a digest begins with where samples are read in another way than usual."""
+    frames = f"{entry.frames}-frames-" if entry.frames > 1 else ""
+    if entry.caption_prompt == "{c}":
+        return frames
+    return f"{frames}prompt-{hashlib.sha256(entry.caption_prompt.encode()).hexdigest()[:16]}-"
 
 
 def _digest(uri: str) -> str:

@@ -1,77 +1,110 @@
 """Test samples that training data hold too, perhaps cropped, scaled, compressed or recoloured.
 
-For each test sample the nearest training picture is looked up by the cosine of the model's image embeddings and by the
-distance of perceptual hashes. Every pair is compared, a training shard at a time, so that memory stays that of a shard.
+For each test sample a few training pictures are looked up, by the cosine of the model's image embeddings and by coarse
+descriptions of the pictures and of crops of them. Every pair is compared, a training shard at a time, so that memory
+stays that of a shard. The pictures found are then laid over each other, which decides (`alignment`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from cliploom.evaluation import alignment
 from cliploom.evaluation.store import Features
 
-_TILE = 1 << 23  # pairs compared at once
+_LOOKED_UP = 3  # pictures by each way
+_TILE = 1 << 22  # pairs compared at once
+_ALIKE = 0.7  # coarse descriptions of pictures that are worth laying over each other
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of N test samples, the nearest training pictures."""
+    """For each of N test samples, the training picture most like it."""
 
-    cosine: np.ndarray  # float32 [N]
-    by_cosine: np.ndarray  # int64 [N, 2]: shard, and number in it
-    distance: np.ndarray  # int64 [N], of 64 bits
-    by_distance: np.ndarray  # int64 [N, 2]
-
-    def duplicates(self, min_cosine: float, max_distance: int) -> np.ndarray:
-        """Which samples are near enough by either measure, bool [N]."""
-        return (self.cosine >= min_cosine) | (self.distance <= max_distance)
+    likeness: np.ndarray  # float32 [N], of both laid over each other; 0 where none is worth that
+    cosine: np.ndarray  # float32 [N], of the two embeddings
+    place: np.ndarray  # int64 [N, 2]: shard, and number in it
 
 
-def nearest(test: Features, shards: Iterable[Features]) -> Nearest:
+@dataclass
+class _Found:
+    """The best training pictures so far of each test sample, by one way; not sorted."""
+
+    values: Tensor  # float32 [N, K]
+    places: Tensor  # int64 [N, K, 2]
+
+    def update(self, scores: Tensor, rows: slice, shard: int, numbers: Tensor) -> None:
+        """Take over what is better of `scores` [n, M] of the samples at `rows` with a shard's pictures."""
+        values, best = scores.topk(min(_LOOKED_UP, scores.shape[1]), 1)
+        places = torch.stack([torch.full_like(best, shard), numbers[best]], 2)
+        together = torch.cat([self.values[rows], values], 1)
+        kept = together.topk(_LOOKED_UP, 1).indices
+        self.values[rows] = together.gather(1, kept)
+        both = torch.cat([self.places[rows], places], 1)
+        self.places[rows] = both.gather(1, kept[..., None].expand(-1, -1, 2))
+
+
+def nearest(test: Features, shards: int, load: Callable[[int], Features]) -> Nearest:
     """Compare test samples with the usable pictures of training shards.
 
     Args:
         test: N samples, all usable.
-        shards: in their order.
+        shards: how many there are.
+        load: gives the features of a shard; each is asked for twice.
     """
-    count = len(test)
-    found = Nearest(
-        np.full(count, -1, np.float32),
-        np.full((count, 2), -1),
-        np.full(count, 65),
-        np.full((count, 2), -1),
-    )
-    for number, shard in enumerate(shards):
-        usable = np.flatnonzero(shard.causes == "")
-        if len(usable):
-            _update(found, test, shard.images[usable], shard.hashes[usable], number, usable)
+    ways = [_Found(torch.full((len(test), _LOOKED_UP), -2.0), torch.full((len(test), _LOOKED_UP, 2), -1)) for _ in "ab"]
+    for number in range(shards):
+        _look_up(test, load(number), number, *ways)
+    candidates = torch.cat([way.places for way in ways], 1).numpy()
+    found = Nearest(np.full(len(test), -1, np.float32), np.full(len(test), -1, np.float32), np.full((len(test), 2), -1))
+    for number in range(shards):
+        if (candidates[..., 0] == number).any():
+            _keep(found, test, candidates, load(number), number)
     return found
 
 
-def _update(
-    found: Nearest, test: Features, images: np.ndarray, hashes: np.ndarray, shard: int, numbers: np.ndarray
-) -> None:
-    """Take over what is nearer than what was found before; of equally near ones the first stays."""
-    gallery = torch.from_numpy(images).T
-    rows = max(1, _TILE // len(numbers))
-    for start in range(0, len(test), rows):
-        part = slice(start, start + rows)
-        cosine, best = (torch.from_numpy(test.images[part]) @ gallery).max(1)
-        _replace(found.cosine[part], found.by_cosine[part], cosine.numpy(), numbers[best.numpy()], shard, 1)
-        apart = np.bitwise_count(test.hashes[part, None] ^ hashes[None])
-        least = apart.argmin(1)
-        distance = np.take_along_axis(apart, least[:, None], 1)[:, 0].astype(np.int64)
-        _replace(found.distance[part], found.by_distance[part], distance, numbers[least], shard, -1)
+def _look_up(test: Features, shard: Features, number: int, by_cosine: _Found, by_crop: _Found) -> None:
+    usable = np.flatnonzero(shard.causes == "")
+    if not len(usable):
+        return
+    numbers = torch.from_numpy(usable)
+    gallery, whole = torch.from_numpy(shard.images[usable]).T, alignment.whole(shard.thumbnails[usable])
+    parts = alignment.crops(shard.thumbnails[usable])  # [M, K, 64]
+    count = max(1, _TILE // (len(usable) * parts.shape[1]))
+    for start in range(0, len(test), count):
+        rows = slice(start, start + count)
+        by_cosine.update(torch.from_numpy(test.images[rows]) @ gallery, rows, number, numbers)
+        own, own_parts = alignment.whole(test.thumbnails[rows]), alignment.crops(test.thumbnails[rows])
+        inside = (own @ parts.flatten(0, 1).T).unflatten(1, parts.shape[:2]).amax(2)
+        around = (own_parts.flatten(0, 1) @ whole.T).unflatten(0, own_parts.shape[:2]).amax(1)
+        by_crop.update(torch.maximum(inside, around), rows, number, numbers)
 
 
-def _replace(
-    best: np.ndarray, places: np.ndarray, values: np.ndarray, numbers: np.ndarray, shard: int, sign: int
-) -> None:
-    nearer = sign * values > sign * best
-    best[nearer] = values[nearer]
-    places[nearer, 0] = shard
-    places[nearer, 1] = numbers[nearer]
+def _keep(found: Nearest, test: Features, candidates: np.ndarray, shard: Features, number: int) -> None:
+    """Lay samples over those of their candidates [N, C, 2] that are in this shard and alike at all; keep the best."""
+    samples, ways = np.nonzero(candidates[..., 0] == number)
+    pairs = np.unique(np.stack([samples, candidates[samples, ways, 1]], 1), axis=0)
+    one, other = test.thumbnails[pairs[:, 0]], shard.thumbnails[pairs[:, 1]]
+    alike = np.zeros(len(pairs), np.float32)
+    worth = _coarse_likeness(one, other) >= _ALIKE
+    alike[worth] = alignment.likeness(one[worth], other[worth])
+    cosines = (test.images[pairs[:, 0]] * shard.images[pairs[:, 1]]).sum(1)
+    for (sample, picture), value, cosine in zip(pairs.tolist(), alike.tolist(), cosines.tolist(), strict=True):
+        if (value, cosine) > (found.likeness[sample], found.cosine[sample]):
+            found.likeness[sample], found.cosine[sample] = value, cosine
+            found.place[sample] = number, picture
+
+
+def _coarse_likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(one), 4096):
+        a, b = (part[start : start + 4096] for part in (one, other))
+        pairs = ((alignment.whole(x), alignment.crops(y)) for x, y in ((a, b), (b, a)))
+        scores = [torch.einsum("pd,pkd->pk", whole, parts).amax(1) for whole, parts in pairs]
+        found.append(torch.maximum(*scores).numpy())
+    return np.concatenate(found)

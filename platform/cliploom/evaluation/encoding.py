@@ -45,7 +45,7 @@ class Encoder:
     def encode(self, batch: Batch) -> Features:
         """The features of a batch. A sample whose embedding is not finite gets that for a cause."""
         begun = time.perf_counter()
-        images, hidden = self._images(batch.pixels)
+        images, hidden = self._images(batch.pixels, batch.frames)
         texts = self._texts(batch.tokens, batch.group)
         causes = [
             cause or ("" if finite else "features not finite")
@@ -57,15 +57,18 @@ class Encoder:
             causes=np.array(causes, np.str_),
             images=images,
             hidden=hidden,
-            hashes=batch.hashes,
+            thumbnails=batch.thumbnails,
             captions=np.array(batch.captions, np.str_),
             owners=np.array(batch.owners, np.int64),
             texts=texts,
             seconds=np.array([time.perf_counter() - begun]),
         )
 
-    def _images(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels uint8 [N, 3, H, W] -> normalised embeddings [N, D], and features before the projection [N, H]."""
+    def _images(self, pixels: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels uint8 [N * F, 3, H, W] -> normalised embeddings [N, D], and features before the projection [N, H].
+
+        Both are averaged over the F frames of a sample, the embeddings as those of prompts are.
+        """
         config = self.model.config
         if not len(pixels):
             width = config.embed_dim if config.is_resnet else config.vision_width
@@ -73,8 +76,12 @@ class Encoder:
         with self._computing():
             images = normalize_pixels(torch.from_numpy(pixels).to(self.device), torch.float32)
             embedded = self.model.encode_image(images)
-        hidden = embedded if self._pooled is None else self._pooled
-        return F.normalize(embedded.float(), dim=-1).cpu().numpy(), hidden.float().cpu().numpy()
+        hidden = (embedded if self._pooled is None else self._pooled).float()
+        normalized = F.normalize(embedded.float(), dim=-1)
+        if frames > 1:
+            hidden = hidden.unflatten(0, (-1, frames)).mean(1)
+            normalized = F.normalize(normalized.unflatten(0, (-1, frames)).mean(1), dim=-1)
+        return normalized.cpu().numpy(), hidden.cpu().numpy()
 
     def _keep(self, module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         self._pooled = output

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cliploom.evaluation.datasets import Dataset, Sample, Shard, fetch
-from cliploom.evaluation.frames import picture
+from cliploom.evaluation.frames import pictures as decoded
 from cliploom.evaluation.ranks import top
 from cliploom.evaluation.store import Features
 
@@ -139,7 +139,7 @@ def pictures(shards: Sequence[Shard], places: Sequence[Origin]) -> list[str]:
 
 
 def _data_uri(sample: Sample) -> str:
-    image = picture(sample)
+    (image,) = decoded(sample)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((_SIDE, _SIDE))
     encoded = io.BytesIO()

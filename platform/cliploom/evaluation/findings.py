@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from cliploom.errors import InputError
-from cliploom.evaluation import examples, fewshot, labels, probe, retrieval, zeroshot
+from cliploom.evaluation import classes as by_class
+from cliploom.evaluation import examples, fewshot, labels, probe, ranks, retrieval, zeroshot
+from cliploom.evaluation.classes import ByClass
 from cliploom.evaluation.datasets import Dataset, Shard
 from cliploom.evaluation.examples import Example
 from cliploom.evaluation.features import Prompts
 from cliploom.evaluation.fewshot import Shot
+from cliploom.evaluation.intervals import Estimate
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.probe import Labelled, Probe
 from cliploom.evaluation.results import Measure
@@ -58,6 +61,8 @@ class Finding:
     examples: list[Example]
     probe: Probe | None = None
     shots: list[Shot] = field(default_factory=list)
+    classes: ByClass | None = None  # of zero-shot answers; not of a multi-label set
+    prompting: dict[str, Estimate] = field(default_factory=dict)  # what fewer prompts reach, in the first metric
 
 
 class Split(NamedTuple):
@@ -72,6 +77,14 @@ class Split(NamedTuple):
 def prompts(dataset: Dataset) -> Prompts:
     """What the embeddings of a data set's classes are computed of."""
     return Prompts(dataset.classnames, dataset.templates)
+
+
+def fewer_prompts(entry: Entry, dataset: Dataset) -> dict[str, Prompts]:
+    """What to hold zero-shot's ensemble of prompts against: the class's name alone, and its first prompt alone."""
+    if "zeroshot_classification" not in entry.tasks or len(dataset.templates) < 2:
+        return {}
+    names = dataset.classnames
+    return {"name alone": Prompts(names, ("{c}",)), "first prompt": Prompts(names, dataset.templates[:1])}
 
 
 def load(
@@ -119,9 +132,17 @@ def _classify(
     classes, usable = store.load(prompts(dataset).digest), test.usable
     truth = labels.truth(usable, dataset.kind)
     measures: dict[Task, list[Measure]] = {}
+    prompting, detail = dict[str, Estimate](), None
     if "zeroshot_classification" in entry.tasks:
         wanted = entry.wanted("zeroshot_classification")
         measures["zeroshot_classification"] = zeroshot.measure(usable.images, truth, classes.texts, wanted)
+        for name, fewer in fewer_prompts(entry, dataset).items():
+            texts = store.load(fewer.digest).texts
+            prompting[name] = zeroshot.measure(usable.images, truth, texts, wanted[:1])[0].estimate
+        if truth.ndim == 1:
+            known = by_class.attributes(dataset, entry.attributes, usable.keys.tolist())
+            answers = ranks.nearest(usable.images, classes.texts)
+            detail = by_class.find(dataset.classnames, truth, answers, known)
     trained = _trained(entry, dataset, Labelled(usable.hidden, truth), store, max_bad_fraction)
     places = examples.origins(test.parts, test.whole.causes == "")
     curves = []
@@ -142,6 +163,8 @@ def _classify(
         examples=examples.predictions(dataset, usable, truth, places, classes.texts, model.logit_scale),
         probe=trained.probe,
         shots=trained.shots,
+        classes=detail,
+        prompting=prompting,
     )
 
 

@@ -15,6 +15,8 @@ _LEVELS = 10  # of recall, above 0
 _DRAWS = 100  # of the bootstrap
 _SEED = 0
 
+Precision = Callable[[np.ndarray, np.ndarray], float]
+
 
 def of_scores(scores: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> list[Measure]:
     """The metrics that follow from the scores of all classes.
@@ -33,9 +35,9 @@ def of_scores(scores: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> 
         elif metric == BINARY and classes == 2:
             margin = scores[:, 1].astype(np.float64) - scores[:, 0]
             found.append(Measure(metric, roc_auc(margin, truth == 1), 0.5, len(truth)))
-        elif metric == MULTILABEL:
+        elif metric in MULTILABEL:
             shown = truth if truth.ndim == 2 else truth[:, None] == np.arange(classes)
-            estimate = mean_average_precision(scores, shown)
+            estimate = mean_average_precision(scores, shown, _PRECISIONS[metric])
             found.append(Measure(metric, estimate, float(shown.mean(0)[shown.any(0)].mean()), len(truth)))
     return found
 
@@ -98,41 +100,55 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
     return of_variance(value, variance, min(ones, zeros) if variance == 0 else ones + zeros)
 
 
-def mean_average_precision(scores: np.ndarray, shown: np.ndarray) -> Estimate:
-    """The mean over classes of the 11-point interpolated average precision (Everingham et al. 2010, "The Pascal Visual
-    Object Classes Challenge", 4.2). The variance is that of a bootstrap over samples.
+def mean_average_precision(scores: np.ndarray, shown: np.ndarray, precision: Precision) -> Estimate:
+    """The mean over classes of an average precision. The variance is that of a bootstrap over samples.
 
     Args:
         scores: float [N, C].
         shown: bool [N, C]; classes that no sample shows are left out.
+        precision: of one class, from scores [N] and bool [N].
 
     Raises:
         ValueError: no sample shows any class.
     """
     random = np.random.default_rng(_SEED)
     draws = (random.integers(len(scores), size=len(scores)) for _ in range(_DRAWS))
-    drawn = [_mean_precision(scores[rows], shown[rows]) for rows in draws if shown[rows].any()]
-    return of_variance(_mean_precision(scores, shown), float(np.var(drawn, ddof=1)), len(scores))
+    drawn = [_mean_precision(scores[rows], shown[rows], precision) for rows in draws if shown[rows].any()]
+    return of_variance(_mean_precision(scores, shown, precision), float(np.var(drawn, ddof=1)), len(scores))
 
 
-def average_precision(scores: np.ndarray, shown: np.ndarray) -> float:
-    """Of one class: the mean over recalls 0, 0.1, ..., 1 of the highest precision at that recall or a higher one."""
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(order) - 1)  # equal scores pass together
-    hits = np.cumsum(shown[order])[ends]
-    best = np.maximum.accumulate((hits / (ends + 1))[::-1])[::-1]
+def eleven_point_precision(scores: np.ndarray, shown: np.ndarray) -> float:
+    """Of one class: the mean over recalls 0, 0.1, ..., 1 of the highest precision at that recall or a higher one
+    (Everingham et al. 2010, "The Pascal Visual Object Classes Challenge", 4.2)."""
+    hits, precisions = _curve(scores, shown)
+    best = np.maximum.accumulate(precisions[::-1])[::-1]
     needed = -(-np.arange(_LEVELS + 1) * hits[-1] // _LEVELS)  # hits at each level of recall, in whole numbers
     return float(best[np.searchsorted(hits, needed)].mean())
 
 
-def _mean_precision(scores: np.ndarray, shown: np.ndarray) -> float:
+def average_precision(scores: np.ndarray, shown: np.ndarray) -> float:
+    """Of one class: the precision at each sample that shows it, on average; not interpolated."""
+    hits, precisions = _curve(scores, shown)
+    return float(np.diff(hits, prepend=0) @ precisions / hits[-1])
+
+
+def _curve(scores: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From high to low scores, equal ones together: how many samples so far show the class, and what share."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(order) - 1)
+    hits = np.cumsum(shown[order])[ends]
+    return hits, hits / (ends + 1)
+
+
+def _mean_precision(scores: np.ndarray, shown: np.ndarray, precision: Precision) -> float:
     present = np.flatnonzero(shown.any(0))
     if not len(present):
         raise ValueError("no sample shows any class")
-    return float(np.mean([average_precision(scores[:, c], shown[:, c]) for c in present]))
+    return float(np.mean([precision(scores[:, c], shown[:, c]) for c in present]))
 
 
+_PRECISIONS: dict[str, Precision] = dict(zip(MULTILABEL, (eleven_point_precision, average_precision), strict=True))
 Scorer = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -140,8 +156,9 @@ def scorer(metric: str) -> Scorer:
     """A metric's value alone, of scores [N, C] and truth: what a sweep compares settings by."""
 
     def value(scores: np.ndarray, truth: np.ndarray) -> float:
-        if metric == MULTILABEL:
-            return _mean_precision(scores, truth if truth.ndim == 2 else truth[:, None] == np.arange(scores.shape[1]))
+        if metric in MULTILABEL:
+            shown = truth if truth.ndim == 2 else truth[:, None] == np.arange(scores.shape[1])
+            return _mean_precision(scores, shown, _PRECISIONS[metric])
         return of_scores(scores, truth, [metric])[0].estimate.value
 
     return value

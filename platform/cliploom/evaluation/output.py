@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: results.json, results.csv, analyses.json, report.html, and broken.jsonl."""
+"""What an evaluation leaves: results.json, results.csv, analyses.json, report.html, report.md, broken.jsonl."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cliploom import storage
-from cliploom.evaluation import analyses
+from cliploom.evaluation import analyses, markdown
 from cliploom.evaluation.gates import Verdict
 from cliploom.evaluation.report import Champion, render
 from cliploom.evaluation.results import to_csv, to_json
@@ -23,6 +23,7 @@ def write(outcome: Outcome, verdict: Verdict, champion: Champion | None, folder:
         "results.csv": to_csv(outcome.rows),
         "analyses.json": analyses.to_json(outcome),
         REPORT: render(outcome, verdict, champion).encode(),
+        "report.md": markdown.render(outcome, verdict, champion).encode(),
         BROKEN: "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in broken).encode(),
     }
     for name, data in files.items():

@@ -35,6 +35,13 @@ def first_hits(queries: np.ndarray, gallery: np.ndarray, query: np.ndarray, answ
     return np.concatenate(found)
 
 
+def nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """The most similar gallery item of each query, int64 [Q]; of equal ones the lowest."""
+    columns, rows = torch.from_numpy(gallery).T, max(1, _TILE // max(1, len(gallery)))
+    tiles = torch.from_numpy(queries).split(rows)
+    return np.concatenate([np.zeros(0, np.int64), *((tile @ columns).argmax(1).numpy() for tile in tiles)])
+
+
 def top(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` most similar gallery items of a few queries: indices int64 [Q, k] and similarities float32 [Q, k]."""
     scores = torch.from_numpy(queries) @ torch.from_numpy(gallery).T

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cliploom.evaluation import analyses, figures, shifts
+from cliploom.evaluation.analyses import Published
 from cliploom.evaluation.figures import hits_at_k
 from cliploom.evaluation.findings import Finding
 from cliploom.evaluation.gates import Verdict
@@ -40,6 +41,7 @@ _LABELS = {
     "mean_per_class_recall": "mean per class",
     "roc_auc": "area under the ROC curve",
     "mean_average_precision_11point": "11-point mean average precision",
+    "mean_average_precision": "mean average precision",
 }
 
 
@@ -59,6 +61,9 @@ class Card:
     row: Row
     label: str
     champion: AnyRow | None
+    published: tuple[
+        tuple[str, float], ...
+    ]  # the weakest and the strongest of the paper's models, where it has the set
     position: Mapping[str, float]  # of value, low, high, chance and champion on a bar, 0-100
 
 
@@ -75,16 +80,16 @@ def render(outcome: Outcome, verdict: Verdict, champion: Champion | None) -> str
     )
     environment.globals.update(interval=interval)
     environment.filters.update(
-        percent=percent, points=_points, times=_times, label=label, seconds=_seconds, examples=_examples
+        percent=percent, points=points, times=_times, label=label, seconds=_seconds, examples=examples
     )
-    compared = analyses.comparisons(outcome)
+    compared, published = analyses.comparisons(outcome), analyses.published(outcome)
     return environment.get_template("report.html.j2").render(
         outcome=outcome,
         model=outcome.model,
         verdict=verdict,
         champion=champion,
         when=datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
-        cards=[_card(outcome, finding, champion) for finding in outcome.findings if finding.measures],
+        cards=[_card(outcome, finding, champion, published) for finding in outcome.findings if finding.measures],
         sections=_sections(outcome, champion),
         classified=[finding for finding in outcome.findings if finding.dataset.kind != "retrieval"],
         retrieved=[finding for finding in outcome.findings if finding.dataset.kind == "retrieval"],
@@ -93,7 +98,9 @@ def render(outcome: Outcome, verdict: Verdict, champion: Champion | None) -> str
         worths=analyses.worths(outcome),
         robustness=figures.robustness(outcome.shifts) if outcome.shifts else "",
         means=shifts.means(outcome.shifts),
-        published=analyses.published(outcome),
+        published=published,
+        promptings=analyses.promptings(outcome),
+        by_class=[finding for finding in outcome.findings if finding.classes],
         broken=[_causes(finding) for finding in outcome.findings if finding.broken],
         warnings=[warning for finding in outcome.findings for warning in finding.warnings],
         computed_seconds=sum(finding.model_seconds for finding in outcome.findings),
@@ -110,11 +117,12 @@ def interval(low: float, high: float) -> str:
     return f"{_shown(low)} – {_shown(high)} %"
 
 
-def _points(difference: float) -> str:
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f}"
 
 
-def _examples(number: float | None) -> str:
+def examples(number: float | None) -> str:
     """Examples a class, as people read them."""
     if number is None:
         return "–"
@@ -173,15 +181,24 @@ def _table(outcome: Outcome, task: Task, measured: Sequence[Finding], champion: 
     return {"metrics": metrics, "table": table}
 
 
-def _card(outcome: Outcome, finding: Finding, champion: Champion | None) -> Card:
+def _card(outcome: Outcome, finding: Finding, champion: Champion | None, published: Sequence[Published]) -> Card:
     """The first metric of a data set."""
     row = next(row for row in outcome.rows if row["dataset"] == finding.dataset.name)
     best = lookup(champion.rows, row["dataset"], row["metric"]) if champion else None
     shares = {name: row[name] for name in ("value", "low", "high", "chance")}
     if best:
         shares["champion"] = best["value"]
+    known = next((one.zeroshot for one in published if one.dataset == finding.dataset.name), {})
+    ends = (min(known, key=lambda model: known[model]), max(known, key=lambda model: known[model])) if known else ()
+    for name, model in zip(("weakest", "strongest"), ends, strict=False):
+        shares[name] = known[model]
     return Card(
-        finding.dataset.name, row, label(row["metric"]), best, {name: 100 * share for name, share in shares.items()}
+        finding.dataset.name,
+        row,
+        label(row["metric"]),
+        best,
+        tuple((model, known[model]) for model in ends),
+        {name: 100 * share for name, share in shares.items()},
     )
 
 

@@ -11,7 +11,7 @@ from cliploom.evaluation import contamination, datasets, features, robustness, s
 from cliploom.evaluation.contamination import Contamination
 from cliploom.evaluation.datasets import Dataset
 from cliploom.evaluation.features import Done, Pictures, Source
-from cliploom.evaluation.findings import Finding, find, prompts
+from cliploom.evaluation.findings import Finding, fewer_prompts, find, prompts
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.results import Row
 from cliploom.evaluation.robustness import Shift
@@ -57,15 +57,17 @@ def _check(entry: Entry, task: Task, dataset: Dataset) -> None:
     if dataset.kind not in KINDS[task]:
         raise InputError(f"data set {entry.name} is made for {dataset.kind}: {task} can't be measured on it")
     wanted = set(entry.wanted(task))
-    if dataset.kind == "multilabel" and wanted != {MULTILABEL}:
-        raise InputError(f"data set {entry.name} is multilabel: its entry needs metrics: [{MULTILABEL}]")
+    if dataset.kind == "multilabel" and not wanted <= set(MULTILABEL):
+        raise InputError(f"data set {entry.name} is multilabel: its entry needs metrics: [{MULTILABEL[0]}]")
     if BINARY in wanted and len(dataset.classnames) != 2:
         raise InputError(f"data set {entry.name} has {len(dataset.classnames)} classes: {BINARY} is of two alone")
 
 
-def sources(opened: Sequence[Dataset], training: Sequence[Pictures] = ()) -> list[Source]:
+def sources(entries: Sequence[Entry], opened: Sequence[Dataset], training: Sequence[Pictures] = ()) -> list[Source]:
     """What features are computed of: prompts and shards, each once, though several data sets may have them."""
     texts = [prompts(dataset) for dataset in opened if dataset.kind != "retrieval"]
+    for entry, dataset in zip(entries, opened, strict=True):
+        texts += fewer_prompts(entry, dataset).values()
     shards = [shard for one in opened for shard in (*one.shards, *one.training, *one.validation)]
     found: list[Source] = [*texts, *shards, *training]
     return list({source.digest: source for source in found}.values())
@@ -100,7 +102,7 @@ def evaluate(
     known = robustness.read(settings.references) if settings.references else {}
     precision = settings.precision if settings.gpus_per_worker else "fp32"
     store = FeatureStore(features_uri, model.digest, f"{model.image_size}px-{precision}")
-    computed = features.extract(sources(opened, training), store, model, settings, progress)
+    computed = features.extract(sources(suite.entries, opened, training), store, model, settings, progress)
     pairs = list(zip(suite.entries, opened, strict=True))
     findings = [find(entry, dataset, store, model, max_bad_fraction) for entry, dataset in pairs]
     by_name = {finding.dataset.name: finding for finding in findings}

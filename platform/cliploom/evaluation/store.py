@@ -15,7 +15,7 @@ import numpy as np
 
 from cliploom import storage
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Features:
     causes: np.ndarray  # str [N], why a sample can't be used; empty where it can
     images: np.ndarray  # float32 [N, D]
     hidden: np.ndarray  # float32 [N, H], what probes see: the image encoder's output before a ViT's projection
-    hashes: np.ndarray  # uint64 [N], perceptual hashes of the pictures
+    thumbnails: np.ndarray  # uint8 [N, 32, 32, 3], of the whole pictures, by which duplicates are found
     captions: np.ndarray  # str [T]
     owners: np.ndarray  # int64 [T], non-decreasing: the sample that each text belongs to
     texts: np.ndarray  # float32 [T, D]
@@ -52,7 +52,7 @@ class Features:
             causes=self.causes[fine],
             images=self.images[fine],
             hidden=self.hidden[fine],
-            hashes=self.hashes[fine],
+            thumbnails=self.thumbnails[fine],
             captions=self.captions[kept],
             owners=(np.cumsum(fine) - 1)[self.owners[kept]],
             texts=self.texts[kept],

@@ -18,8 +18,8 @@ Kind = Literal["classification", "multilabel", "retrieval"]
 
 RANKED = ("acc1", "acc5", "mean_acc1_acc5", "mean_per_class_recall")  # follow from where the right class stands
 BINARY = "roc_auc"  # of two classes alone
-MULTILABEL = "mean_average_precision_11point"
-SCORED = (BINARY, MULTILABEL)  # need the scores of all classes
+MULTILABEL = ("mean_average_precision_11point", "mean_average_precision")
+SCORED = (BINARY, *MULTILABEL)  # need the scores of all classes
 SHOTS = (1, 2, 4, 8, 16)
 
 METRICS: dict[Task, tuple[str, ...]] = {
@@ -60,6 +60,9 @@ class Entry(BaseModel):
     metrics: tuple[str, ...] | None = Field(
         None, min_length=1, description="by default DEFAULTS; the first one decides"
     )
+    frames: int = Field(1, ge=1, description="of a video, whose embeddings are averaged; 1 is the middle one")
+    caption_prompt: str = Field("{c}", pattern=r"\{c\}", description="that captions are put into, for retrieval")
+    attributes: tuple[str, ...] = Field((), description="keys of KEY.json by whose values results are parted")
     shift_of: str | None = Field(None, description="entry whose data set this one is a distribution shift of")
     samples: int | None = Field(None, ge=1, description="of the split; another number is warned of")
     training_samples: int | None = Field(None, ge=1, description="of train and validation together")

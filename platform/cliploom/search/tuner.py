@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.search import space as spaces
 from cliploom.search.records import LOSS, Branch, Measured, Records, Status
@@ -79,17 +79,18 @@ class Observer(Protocol):
         """A trial has ended."""
 
 
-def concurrency(settings: Tune, needs: dict[str, float]) -> int:
-    """How many trials the connected cluster holds at once, `tune.concurrent` at most.
+def concurrency(settings: Tune, needs: dict[str, float], pool: str | None = None) -> int:
+    """How many trials the connected cluster holds at once, or may come to hold; `tune.concurrent` at most.
 
     Args:
         settings: of the search.
         needs: of one trial, by Ray's name of the resource.
+        pool: nodes that the trials' workers run on.
 
     Raises:
         InputError: it doesn't hold one.
     """
-    there = ray.cluster_resources()
+    there = pools.capacity(pool)
     wanted = {name: amount for name, amount in {**needs, "CPU": needs["CPU"] + _ACTOR_CPUS}.items() if amount}
     fits = {name: int(there.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()}
     scarce = min(fits, key=lambda name: fits[name])
@@ -108,6 +109,7 @@ def search(
     records: Records,
     observer: Observer,
     needs: dict[str, float],
+    pool: str | None = None,
 ) -> None:
     """Run the trials that have not ended to their ends.
 
@@ -118,6 +120,7 @@ def search(
         records: what is known of the trials.
         observer: is told.
         needs: of one trial, by Ray's name of the resource.
+        pool: nodes that the trials' workers run on.
 
     Raises:
         InputError: the cluster does not hold a trial.
@@ -141,7 +144,7 @@ def search(
             scheduler=_scheduler(settings, method),
             search_alg=None if population else _Proposals(todo, propose, records),
             num_samples=1 if population else len(todo),
-            max_concurrent_trials=concurrency(settings, needs),
+            max_concurrent_trials=concurrency(settings, needs, pool),
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),

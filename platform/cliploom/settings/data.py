@@ -35,6 +35,7 @@ class Data(Section):
     )
     cpus_per_task: float = Field(0.25, gt=0, description="CPUs a decoding task reserves")
     prefetch: Positive = Field(4, description="micro-batches each worker keeps ready")
+    pool: str | None = Field("ingest", description="label of the nodes that decode; any node where none has it")
 
 
 class Prepare(Section):

@@ -94,7 +94,9 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
         folder=folder,
         config=config,
         model=model,
-        stream=Stream(source, steps, train.global_batch_size, train.micro_batch_size, config.data.cpus_per_task),
+        stream=Stream(
+            source, steps, train.global_batch_size, train.micro_batch_size, config.data.cpus_per_task, config.data.pool
+        ),
         settings={
             "data.manifest": mixture.fingerprint,
             "data.window_shards": config.data.window_shards,

@@ -31,7 +31,7 @@ from cliploom.data.curation.facts import KEPT, Pass, Slice
 from cliploom.data.curation.matching import Queries
 from cliploom.data.curation.scan import Scan, scan
 from cliploom.data.manifest import Manifest
-from cliploom.data.runner import Runner, in_tasks
+from cliploom.data.runner import Runner
 from cliploom.errors import InputError
 from cliploom.progress import Progress
 from cliploom.settings.curation import Curate, CurateQueries
@@ -67,8 +67,8 @@ class _Verdicts(NamedTuple):
         return self.all[self.firsts[number] : self.firsts[number + 1]]
 
 
-def curate(config: Config, run: Runner = in_tasks) -> Result:
-    """Make what `config.curate` describes; `run` runs the passes over shards, in Ray by default.
+def curate(config: Config, run: Runner) -> Result:
+    """Make what `config.curate` describes by `run`, shard by shard.
 
     Raises:
         InputError: a file that the settings name is not there, settings contradict each other, or nothing stays.

@@ -1,0 +1,96 @@
+"""What a job shows of a run while it trains: takes the rows that workers report, and hands them to whoever looks.
+
+`METRICS.md` beside this file lists the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from cliploom.data import stalls
+from cliploom.progress import Progress, duration
+from cliploom.training.exporter import Exporter
+from cliploom.training.goodput import Goodput
+from cliploom.training.run import Run
+
+_NOT_LOGGED = {"step", "steps", "attempt", "productive_seconds"}  # told by the step, or by totals
+
+
+class Log(Protocol):
+    """Where metrics are kept, by step; a tracker's `log`."""
+
+    def __call__(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+
+class Watch:
+    """Called with each row, in the driver.
+
+    Args:
+        run: which trains.
+        log: keeps metrics.
+        keep: keeps the file that a URI names.
+        progress: shows how far the run is.
+        committed: is told of the step of each whole checkpoint.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        log: Log,
+        keep: Callable[[str], None],
+        progress: Progress,
+        committed: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._log, self._keep, self._progress, self._committed = log, keep, progress, committed
+        self._goodput = Goodput(run.folder)
+        self._exporter = Exporter(str(run.config.run.name))
+        self._last: dict[str, Any] = {}
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Hand a row on."""
+        if "checkpoint" in row:
+            self._committed(row["checkpoint"])
+        elif "restart" in row:
+            self._progress.say(f"restart from step {row['step']}, workers {row['workers']}: {row['restart']}")
+        elif "artifact" in row:
+            self._keep(row["artifact"])
+        elif "system" in row:
+            named = {f"system/{row['node']}/{name}": value for name, value in row["system"].items()}
+            self._log(named, self._last.get("step", 0))
+        else:
+            self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        self._last = row
+        self._goodput.add(row)
+        totals = self._goodput.metrics()
+        self._log({name: value for name, value in (row | totals).items() if name not in _NOT_LOGGED}, row["step"])
+        self._exporter.set(row | totals | {"samples_total": row["samples"]})
+        self._progress.update(row["step"], line(row))
+
+    def finish(self) -> str:
+        """Keep the record of goodput; returns the last words: where time went."""
+        self._goodput.write()
+        if not self._last:
+            return ""
+        found = self._goodput.metrics()
+        return f"{stalls.summary(self._last)}\ngoodput {100 * found['goodput']:.0f} % of {_time(found)}"
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of metrics as one line beside the progress."""
+    waited = row["data_wait_seconds"] / (row["steps"] * row["step_seconds"])
+    parts = [
+        f"loss {row['loss']:.3f}",
+        f"{row['samples_per_second']:,.{0 if row['samples_per_second'] >= 10 else 1}f} samples/s",
+        *([f"MFU {100 * row['mfu']:.0f} %"] if "mfu" in row else []),
+        f"data wait {100 * waited:.0f} %",
+        f"{row['samples']:,} samples",
+    ]
+    return "  ".join(parts)
+
+
+def _time(found: Mapping[str, float]) -> str:
+    restarts = int(found["restarts_total"])
+    return duration(found["wall_seconds_total"]) + (f", {restarts} restarts" if restarts else "")

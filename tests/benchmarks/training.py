@@ -1,0 +1,102 @@
+"""`make bench`: training through Ray Data, Ray Train and DeepSpeed, beside the same step in a bare loop; and saves.
+
+Two workers on the same cores, each side in a process tree of its own. The bare loop has its data in memory; the
+platform reads JPEGs, reports every step, and has one worker killed after its checkpoint.
+
+    training.py [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+TITLES = {
+    "bare": "bare loop, samples/s",
+    "platform": "platform, samples/s",
+    "of bare": "platform / bare loop",
+    "step_seconds": "a step of the platform's, s",
+    "data_wait_seconds": "of it waiting for data, s",
+    "fit_to_first_step_seconds": "from fit to the first step, s",
+    "restart_seconds": "lost by a killed worker, steps retaken apart, s",
+    "copy_seconds": "copying the state, s",
+    "held_seconds": "a save holds the loop, s",
+    "held_of_copy": "held / copying",
+    "written_seconds": "until it is committed, s",
+    "samples_a_second": "no save, samples/s",
+    "samples_a_second_beside_a_save": "beside a save, samples/s",
+    "state_mib": "a worker's state, MiB",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print a table, and write the figures with --output."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-S-32")
+    parser.add_argument("--batch", type=int, default=16, help="samples a step, of two workers")
+    parser.add_argument("--steps", type=int, default=20, help="that are timed")
+    parser.add_argument("--saves", type=int, default=5)
+    parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
+    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--what", nargs="+", default=["bare", "platform", "save"])
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(argv)
+    rows = {precision: measure(precision, options) for precision in options.precisions}
+    table = Table(title=f"{options.model}, {options.batch} samples a step, ZeRO {options.stage}", title_justify="left")
+    for column in ("", *rows):
+        table.add_column(column, justify="right" if column else "left")
+    for key, title in TITLES.items():
+        table.add_row(title, *(f"{row[key]:,.2f}" if key in row else "" for row in rows.values()))
+    Console(width=120).print(table)
+    if options.output:
+        asked = {key: getattr(options, key) for key in ("model", "batch", "steps", "saves", "stage")}
+        report = {**machine(), "command": " ".join(["tests/benchmarks/training.py", *argv]), **asked, "rows": rows}
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measure(precision: str, options: argparse.Namespace) -> dict[str, float]:
+    """All figures of a precision."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for what in options.what:
+            request = {**vars(options), "output": None, "what": what, "precision": precision, "folder": folder}
+            answer = ask(request)
+            print(precision, what, answer, flush=True)
+            if what in ("bare", "platform"):
+                found[what] = options.batch / answer["step_seconds"]
+            found |= answer
+    if {"bare", "platform"} <= found.keys():
+        found["of bare"] = found["platform"] / found["bare"]
+    return found
+
+
+def ask(request: dict[str, Any]) -> dict[str, float]:
+    """A side's answer to a request."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "THP_MEM_ALLOC_ENABLE": "1",  # as the platform's workers have it
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    }
+    command = [sys.executable, str(HERE / "training_sides.py"), json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"error: {json.dumps(request)} failed:\n{done.stderr[-3000:]}")
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
