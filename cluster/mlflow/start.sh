@@ -6,7 +6,7 @@
 set -eu
 umask 077
 secret() { cat "${SECRETS:-/run/secrets}/$1"; }
-database="postgresql://mlflow@${DATABASE_HOST}:${DATABASE_PORT:-5432}"
+database="postgresql+psycopg2://mlflow@${DATABASE_HOST}:${DATABASE_PORT:-5432}"
 
 PGPASSWORD="$(secret database-password)"
 AWS_ACCESS_KEY_ID="$(secret s3-access-key)"
