@@ -22,7 +22,7 @@ import servers
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD_NODE = "f" * 51 + "00000"  # the id by which Ray's provider of pretended machines knows the head
-_HEAD_TYPE = "head"
+_HEAD_TYPE = "ray.head.default"  # as the provider names it
 
 
 @dataclass(frozen=True)
