@@ -63,6 +63,8 @@ test: $(READY)
 bench: $(READY) .venv-peer/.ready
 	$(BIN)/python tests/benchmarks/model.py --output build/model.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/data.py --output build/data.json
+	$(BIN)/python tests/benchmarks/training.py --output build/training.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/embed.py --output build/embed.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/evaluation.py --output build/evaluation.json
 
 soak: $(READY)

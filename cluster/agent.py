@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -130,39 +129,34 @@ def drain(address: str, node_id: str | None, notice: Notice) -> None:
     """Drain this machine's Ray node; another is drained where `node_id` names it.
 
     Raises:
-        RuntimeError: Ray refused.
+        RuntimeError: Ray refused, or there is not exactly one node on this machine.
     """
+    # Not by way of `ray.init`, which wants to share files with the node: on Kubernetes this is another container.
+    from ray._private.services import get_node_ip_address
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated import autoscaler_pb2
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
     gcs = GcsClient(address=address)
+    if node_id is None:
+        own = get_node_ip_address(address)
+        nodes = gcs.get_all_node_info(timeout=HTTP_SECONDS * 5).items()
+        found = [
+            name.hex()
+            for name, node in nodes
+            if node.state == GcsNodeInfo.ALIVE and node.node_manager_address == own and not node.is_head_node
+        ]
+        if len(found) != 1:
+            raise RuntimeError(f"{len(found)} Ray nodes have this machine's address {own}: give --node-id")
+        node_id = found[0]
     accepted, why = gcs.drain_node(
-        node_id or own_node(address),
+        node_id,
         autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION,  # type: ignore[attr-defined]
         notice.reason,
         int(notice.deadline * 1000),
     )
     if not accepted:
         raise RuntimeError(f"Ray does not drain the node: {why}")
-
-
-def own_node(address: str) -> str:
-    """The id of the Ray node on this machine.
-
-    Raises:
-        RuntimeError: there is none, or there are several.
-    """
-    import ray
-
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        own = ray.util.get_node_ip_address()
-        found = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == own]
-    finally:
-        ray.shutdown()
-    if len(found) != 1:
-        raise RuntimeError(f"{len(found)} Ray nodes have this machine's address {own}: give --node-id")
-    return str(found[0])
 
 
 def main() -> int:

@@ -77,7 +77,13 @@ def submit(address: str, job: str, arguments: list[str], wait: bool) -> int:
             },
         )
     print(f"job      {name} at {address}; stop it with: ray job stop --address {address} {name}", flush=True)
-    return _follow(client, name) if wait else 0
+    if not wait:
+        return 0
+    try:
+        return _follow(client, name)
+    except (OSError, RuntimeError) as error:
+        print(f"error: lost the cluster at {address}: {error}: submit again to go on", file=sys.stderr)
+        return 1
 
 
 def _run_name(job: str, arguments: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cliploom.evaluation.run import Outcome
     from cliploom.evaluation.suite import Suite
     from cliploom.registry import Version
+    from cliploom.registry.claims import Claim
 
 
 class Subject(NamedTuple):
@@ -28,59 +30,118 @@ class Subject(NamedTuple):
     folder: str  # URI
 
 
+OPTIONS = {"--pending": "evaluate.pending", "--watch": "evaluate.watch"}
+
+
 def main(config: Config, _: list[str]) -> None:
     """Measure evaluate.model, or every candidate of registry.model_name not evaluated yet, on evaluate.suite.
 
     A registered version gets results, report and the outcome of the gates in its MLflow run. An evaluation that was
-    stopped goes on from the features that it had computed.
+    stopped goes on from the features that it had computed. --pending takes the candidates that no other evaluator is at
+    work on, one after the other; --watch does so as they come, until it is stopped.
     """
     require(config, "evaluate.suite")
     from cliploom import registry, storage
-    from cliploom.cluster import connect
     from cliploom.evaluation import gates, run
     from cliploom.evaluation import suite as suites
+    from cliploom.registry import claims
 
     suite = suites.load(str(config.evaluate.suite))
-    gates.check(config.evaluate.gates, suite)
+    gates.check(config.evaluate, suite)
     storage.check(config.run.storage, "run.storage")
-    subjects = _subjects(config, suite)
-    for subject in subjects:
-        version = subject.version
-        tracking = registry.Tracker.attach(subject.registry, version.run_id).url if version else "none, it is a file"
-        job.header(subject.name, subject.folder, tracking)
-    if not subjects:
-        print("every version is evaluated: name one as evaluate.model to evaluate it again")
-        return
     opened = run.open_suite(suite, config.evaluate.root)
-    with connect(config.ray):
-        for subject in subjects:
-            _finish(config, subject, _measure(config, suite, opened, subject))
-
-
-def _subjects(config: Config, suite: Suite) -> list[Subject]:
-    """What the settings say is to be evaluated."""
-    from cliploom import registry, storage
-
-    def subject(title: str, version: Version | None, weights: str | None, uri: str) -> Subject:
-        name = config.run.name or f"{title}-{suite.name}"
-        return Subject(
-            name, version, weights, uri, storage.join(storage.absolute(config.run.storage), name, "evaluation")
+    if config.evaluate.model and not (config.evaluate.pending or config.evaluate.watch):
+        _evaluate(config, suite, opened, _named(config, suite))
+        return
+    require(config, "registry.model_name")
+    uri, name = registry.store_uri(config), str(config.registry.model_name)
+    registry.check(uri)
+    if config.evaluate.watch:
+        _watch(config, suite, opened, uri, name)
+    elif not _pending(config, suite, opened, uri, name):
+        print(
+            "nothing to do: each version is evaluated, somebody else's, or given up after "
+            f"{claims.ATTEMPTS} evaluations that failed; evaluate.model names one to do again"
         )
 
-    model = config.evaluate.model
-    if model is not None and not model.startswith("models:/"):
-        return [subject(_title(model), None, _weights(model), "")]
+
+def _named(config: Config, suite: Suite) -> Subject:
+    """The version or the weights that evaluate.model names."""
+    from cliploom import registry
+
+    model = str(config.evaluate.model)
+    if not model.startswith("models:/"):
+        return _subject(config, suite, _title(model), None, _weights(model), "")
     uri = registry.store_uri(config)
-    if model is not None:
-        registry.check(uri)
-        versions = [registry.resolve(uri, model)]
-    else:
-        require(config, "registry.model_name")
-        registry.check(uri)
-        versions = registry.candidates(uri, str(config.registry.model_name))
-        if len(versions) > 1 and config.run.name:
-            raise InputError(f"run.name: {len(versions)} candidates can't share one: leave it out")
-    return [subject(f"{version.name}-{version.version}", version, None, uri) for version in versions]
+    registry.check(uri)
+    return _registered(config, suite, registry.resolve(uri, model), uri)
+
+
+def _registered(config: Config, suite: Suite, version: Version, uri: str) -> Subject:
+    return _subject(config, suite, f"{version.name}-{version.version}", version, None, uri)
+
+
+def _subject(
+    config: Config, suite: Suite, title: str, version: Version | None, weights: str | None, uri: str
+) -> Subject:
+    from cliploom import storage
+
+    name = config.run.name or f"{title}-{suite.name}"
+    folder = storage.join(storage.absolute(config.run.storage), name, "evaluation")
+    return Subject(name, version, weights, uri, folder)
+
+
+def _pending(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: str) -> int:
+    """Evaluate what is not evaluated; returns how many versions that were."""
+    from cliploom import registry
+    from cliploom.registry import claims
+
+    waiting = registry.candidates(uri, name)
+    if len(waiting) > 1 and config.run.name:
+        raise InputError(f"run.name: {len(waiting)} candidates can't share one: leave it out")
+    done = 0
+    for claim in claims.pending(uri, name, config.evaluate.lease_seconds):
+        with claim:
+            _evaluate(config, suite, opened, _registered(config, suite, claim.version, uri), claim)
+        done += 1
+    return done
+
+
+def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: str) -> None:
+    """Evaluate candidates as they come, until SIGTERM or SIGINT."""
+    from cliploom import registry
+    from cliploom.registry import webhook
+    from cliploom.storage import StorageError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with webhook.receiver(config.evaluate.webhook) as came:
+        print(f"watching {name} in {registry.redact(uri)}", flush=True)
+        while True:
+            came.clear()
+            try:
+                registry.check(uri)
+                _pending(config, suite, opened, uri, name)
+            except (InputError, StorageError) as error:  # of one version, or of a server that may come back
+                print("error:", *str(error).split(), file=sys.stderr, flush=True)
+            came.wait(config.evaluate.poll_seconds)
+
+
+def _evaluate(
+    config: Config, suite: Suite, opened: list[Dataset], subject: Subject, claim: Claim | None = None
+) -> None:
+    """Measure one model, and keep what was found; unless somebody else has taken that over meanwhile."""
+    from cliploom import registry
+    from cliploom.cluster import connect
+
+    version = subject.version
+    tracking = registry.Tracker.attach(subject.registry, version.run_id).url if version else "none, it is a file"
+    job.header(subject.name, subject.folder, tracking)
+    with connect(config.ray):
+        outcome = _measure(config, suite, opened, subject)
+    if claim and not claim.holds():
+        print("left     another evaluator has taken this version over, since the claim on it was not renewed in time")
+        return
+    _finish(config, subject, outcome)
 
 
 def _weights(given: str) -> str:
@@ -146,7 +207,13 @@ def _finish(config: Config, subject: Subject, outcome: Outcome) -> None:
     uri, version, champion = subject.registry, subject.version, None
     if version and (best := registry.champion(uri, version.name)) and best.version != version.version:
         champion = Champion(f"{best.name} version {best.version}", registry.results(uri, best))
-    verdict = gates.judge(outcome.rows, config.evaluate.gates, champion.rows if champion else ())
+    verdict = gates.judge(
+        outcome.rows,
+        config.evaluate.gates,
+        champion.rows if champion else (),
+        outcome.shifts,
+        [one.overlap for one in outcome.overlaps],
+    )
     with tempfile.TemporaryDirectory() as temporary:
         output.write(outcome, verdict, champion, Path(temporary))
         output.publish(Path(temporary), subject.folder)
@@ -165,4 +232,4 @@ def _finish(config: Config, subject: Subject, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(job.run(main))
+    sys.exit(job.run(main, options=OPTIONS))

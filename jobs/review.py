@@ -4,59 +4,83 @@ from __future__ import annotations
 
 import getpass
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliploom import job
 from cliploom.config import Config, require
 from cliploom.errors import InputError
 
-USAGE = "list | show VERSION | compare VERSION VERSION | approve VERSION [WHY ...] | reject VERSION [WHY ...]"
+if TYPE_CHECKING:
+    from cliploom.registry.viewing import View
+
+USAGE = (
+    "list | show VERSION | compare VERSION VERSION | history | "
+    "approve VERSION [WHY ...] | reject VERSION [WHY ...] | rollback WHY ..."
+)
+OPTIONS = {"--override": "review.override", "--html": "review.html"}
 
 
 def main(config: Config, words: list[str]) -> None:
-    """Review the versions of registry.model_name: list, show and compare them, approve or reject one.
+    """Review the versions of registry.model_name: list, show and compare them, approve or reject one, or roll back.
 
     VERSION is a number or an alias (candidate, champion, previous). `list` puts each version's metrics beside the
     champion's: a difference with `~` is within overlapping 95 % intervals. `approve` makes a version the champion, and
-    the champion before it `previous`; one that has not passed its evaluation needs review.override=true and a reason.
+    the champion before it `previous`; one that has not passed its evaluation needs --override and a reason. `rollback`
+    makes `previous` the champion again. `history` shows who decided what, when and why. --html FILE writes a page in
+    place of a table.
     """
     require(config, "registry.model_name")
-    from rich.console import Console
-
     from cliploom import registry
-    from cliploom.registry import review, tables
+    from cliploom.registry import viewing
 
     uri, name = registry.store_uri(config), str(config.registry.model_name)
-
-    def version(word: str) -> registry.Version:
-        return registry.resolve(uri, f"models:/{name}/{word}" if word.isdigit() else f"models:/{name}@{word}")
-
     registry.check(uri)
-    console = Console(soft_wrap=False)
-    by = config.review.by or getpass.getuser()
+    registry.check_model(uri, name)
     match words:
         case ["list"]:
-            known = registry.versions(uri, name)
-            results = {v.version: registry.results(uri, v) for v in known}
-            console.print(tables.version_list(known, results, registry.champion(uri, name)))
+            _present(config, viewing.listing(uri, name))
         case ["show", word]:
-            one, champion = version(word), registry.champion(uri, name)
-            reference = registry.results(uri, champion) if champion else []
-            console.print(tables.version_page(one, registry.results(uri, one), champion, reference))
+            _present(config, viewing.showing(uri, name, word))
         case ["compare", word, other]:
-            first, second = version(word), version(other)
-            compared = review.compare(registry.results(uri, first), registry.results(uri, second))
-            console.print(tables.comparison(first, second, compared))
-        case ["approve", word, *why]:
-            one = version(word)
-            review.approve(uri, one, by, " ".join(why) or config.review.why, config.review.override)
-            console.print(f"{one.uri} is the champion now")
-        case ["reject", word, *why]:
-            one = version(word)
-            review.reject(uri, one, by, " ".join(why) or config.review.why)
-            console.print(f"{one.uri} is rejected")
+            _present(config, viewing.comparing(uri, name, word, other))
+        case ["history"]:
+            _present(config, viewing.telling(uri, name))
+        case ["approve" | "reject", _, *_] | ["rollback", *_]:
+            _decide(config, uri, name, words)
         case _:
             raise InputError(f"'{' '.join(words)}' is no review: write {USAGE}")
 
 
+def _present(config: Config, view: View) -> None:
+    """Print what was asked for, or write it as a page."""
+    from rich.console import Console
+
+    if config.review.html is None:
+        Console(soft_wrap=False).print(view.terminal())
+        return
+    Path(config.review.html).write_text(view.page(), encoding="utf-8")
+    print(f"page     {config.review.html}")
+
+
+def _decide(config: Config, uri: str, name: str, words: list[str]) -> None:
+    from cliploom.registry import history, review, viewing
+
+    seen = history.read(uri, name)
+    by = config.review.by or getpass.getuser()
+    verb, *rest = words
+    if verb == "rollback":
+        back = review.rollback(uri, name, by, " ".join(rest) or config.review.why, seen)
+        print(f"{back.uri} is the champion again")
+        return
+    one, why = viewing.find(uri, name, rest[0]), " ".join(rest[1:]) or config.review.why
+    if verb == "approve":
+        review.approve(uri, one, by, why, config.review.override, seen)
+        print(f"{one.uri} is the champion now")
+    else:
+        review.reject(uri, one, by, why, seen)
+        print(f"{one.uri} is rejected")
+
+
 if __name__ == "__main__":
-    sys.exit(job.run(main, USAGE))
+    sys.exit(job.run(main, USAGE, options=OPTIONS))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +49,12 @@ def main(config: Config, words: list[str]) -> None:
     status: Any = "FAILED"
     try:
         if not is_complete(run):
-            with connect(config.ray):
+            with connect(config.ray), _limited(config.train.max_hours) as over:
                 done = _train(run, tracker)
             if not done:
+                cause = "train.max_hours" if over.is_set() else "SIGTERM"
                 sys.exit(
-                    f"stopped by SIGTERM: run {config.run.name} goes on from its checkpoint when it is started again"
+                    f"stopped by {cause}: run {config.run.name} goes on from its checkpoint when it is started again"
                 )
         if run.makes_clip:
             version = _register(run, uri, tracker.run_id)
@@ -61,6 +67,25 @@ def main(config: Config, words: list[str]) -> None:
         raise
     finally:
         tracker.finish(status)
+
+
+@contextmanager
+def _limited(hours: float | None) -> Iterator[threading.Event]:
+    """After so many hours the process gets SIGTERM, which saves and stops the run; the event tells that from others."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(3600 * (hours or 0), end)
+    timer.daemon = True
+    if hours:
+        timer.start()
+    try:
+        yield over
+    finally:
+        timer.cancel()
 
 
 def dry_run(config: Config) -> None:
@@ -99,6 +124,7 @@ def _start(config: Config) -> Any:
 def _train(run: Any, tracker: Any) -> bool:
     """Whether the run came to its end."""
     from cliploom.progress import Progress
+    from cliploom.training.board import GaveUpError
     from cliploom.training.trainer import fit
     from cliploom.training.watch import Watch
 
@@ -107,6 +133,8 @@ def _train(run: Any, tracker: Any) -> bool:
         watch = Watch(run, tracker.log, lambda uri: _keep(tracker, uri), progress, checks or (lambda step: None))
         try:
             done = fit(run, watch)
+        except GaveUpError as error:
+            sys.exit(f"error: {error} (run the same command again to go on)")
         finally:
             said = watch.finish()
         if checks:

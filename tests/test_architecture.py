@@ -20,7 +20,9 @@ STAGES = [
     ("training",),
     ("registry",),
     ("evaluation",),
+    ("embedding",),
     ("search",),
+    ("planning",),
     ("demo",),
 ]
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
@@ -47,7 +49,7 @@ ONLY_IN = {
     "optuna": {"search/tpe.py"},
     "pyarrow.dataset": set[str](),
     "tokenizers": {"data/tokenizer.py", "data/vocabulary.py"},
-    "PIL": {"data", "evaluation", "demo", "registry/package.py", "registry/model.py"},
+    "PIL": {"data", "embedding", "evaluation", "demo", "registry/package.py", "registry/model.py"},
 }
 
 # What runs without Ray, MLflow or a cluster.

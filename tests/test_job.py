@@ -38,6 +38,19 @@ def test_a_job_gets_its_settings_and_words(tmp_path: Path) -> None:
     assert words == ["approve", "12", "because=it is good"]
 
 
+def test_options_are_short_for_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Config] = []
+    options = {"--override": "review.override", "--html": "review.html"}
+    arguments = ["--html", "a=b.html", "--override", "review.by=ada"]
+    assert job.run(lambda tree, _: seen.append(tree), argv=arguments, options=options) == 0
+    assert seen == [config.load(None, ["review.html=a=b.html", "review.override=true", "review.by=ada"])]
+    with pytest.raises(SystemExit):
+        job.run(nothing, argv=["--help"], options=options)
+    text = capsys.readouterr().out
+    assert "[--override] [--html HTML]" in text.splitlines()[0]
+    assert "short for review.override=true" in text
+
+
 def test_wrong_input_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(config: Config, words: list[str]) -> None:
         raise InputError("data.manifest: there is\n  no such file")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -15,6 +17,7 @@ import psutil
 from clusters import HEAD_NODE, Head
 
 T = TypeVar("T")
+_SECONDS = 240
 
 
 def listed(head: Head, kind: str, **filters: str) -> list[dict[str, Any]]:
@@ -38,14 +41,19 @@ def workers(head: Head, pool: str | None = None) -> dict[str, dict[str, Any]]:
     }
 
 
-def until(condition: Callable[[], T | None], what: str, seconds: float = 180) -> T:
-    """The first true answer of `condition`; what it looks at is in other processes, hence the polling."""
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], T | None], what: str, job: subprocess.Popen[str] | None = None) -> T:
+    """The first true answer of `condition`; what it looks at is in other processes, hence the polling.
+
+    Raises:
+        AssertionError: there is none within minutes, or `job` ends before.
+    """
+    deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         if answer := condition():
             return answer
+        assert job is None or job.poll() is None, job.stdout and job.stdout.read()
         time.sleep(0.2)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+    raise AssertionError(f"not within {_SECONDS} s: {what}")
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -62,3 +70,36 @@ def take_away(head: Head, node: str) -> None:
                 process.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def listening(head: Head) -> dict[int, tuple[str, str]]:
+    """Of each TCP port that a cluster's processes listen at, what listens and at which address."""
+    found: dict[int, tuple[str, str]] = {}
+    for process in family(head.pid):
+        try:
+            what = " ".join(process.cmdline())
+            ports = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        except psutil.NoSuchProcess:
+            continue
+        kind = next((name for name in _KINDS if name in what), what)
+        found |= {address.port: (kind, address.ip) for address in ports}
+    return found
+
+
+# By which a process's command line tells what it is; the first that fits.
+_KINDS = (
+    *("ray_client_server", "util.client.server", "runtime_env/agent", "runtime_env_agent", "dashboard/agent.py"),
+    *("gcs_server", "autoscaler/v2/monitor", "log_monitor", "dashboard/dashboard.py", "dashboard", "raylet/raylet"),
+    *("ray::", "default_worker.py", "jobs/train.py"),
+)
+
+
+def starts_a_job(port: int, path: str) -> bool:
+    """Whether someone without a token can start a job at a port of this machine."""
+    body = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):  # refused, or another language than HTTP
+        return False

@@ -15,8 +15,9 @@ from cliploom.settings.base import Section, type_name
 from cliploom.settings.cluster import Ray, Run
 from cliploom.settings.curation import Curate
 from cliploom.settings.data import Data, Index, Ngrams, Prepare, Vocabulary
+from cliploom.settings.embedding import Embed, Retrieve
 from cliploom.settings.evaluation import Evaluate
-from cliploom.settings.registry import Registry, Review
+from cliploom.settings.registry import Clean, Registry, Review
 from cliploom.settings.search import Cost, Tune
 from cliploom.settings.training import Model, Objective, Train
 
@@ -38,6 +39,9 @@ class Config(Section):
     registry: Registry = Registry()
     evaluate: Evaluate = Evaluate()
     review: Review = Review()
+    clean: Clean = Clean()
+    embed: Embed = Embed()
+    retrieve: Retrieve = Retrieve()
     tune: Tune = Tune()
     cost: Cost = Cost()
 

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cliploom import config as configs
 from cliploom.errors import InputError
@@ -19,6 +19,7 @@ def run(
     main: Callable[[configs.Config, list[str]], None],
     words: str = "",
     argv: Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
     dry_run: Callable[[configs.Config], None] | None = None,
 ) -> int:
     """Run a job's `main(config, words)`; its docstring is the job's help.
@@ -26,6 +27,8 @@ def run(
     Args:
         main: does the work; `words` are the arguments that are not settings.
         words: usage of those arguments; a job without it takes none.
+        options: short for settings: `{"--override": "review.override"}`. Of a key that is true or false the option
+            stands alone and means true; of others it takes the value.
         argv: the command line, by default the process's.
         dry_run: prints what the job would cost; a job without it has no --dry-run.
 
@@ -36,17 +39,20 @@ def run(
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(main.__doc__ or ""),
         epilog=_help(),
-        usage=f"%(prog)s --config FILE {words + ' ' if words else ''}[section.key=value ...]",
+        usage=" ".join(
+            ["%(prog)s --config FILE", *filter(None, [words]), *_usage(options or {}), "[section.key=value ...]"]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+    _add_options(parser, options or {})
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what the job will cost and exit")
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args(argv)
     try:
-        settings = [word for word in arguments.rest if _SETTING.match(word)]
+        settings = [word for word in arguments.rest if _SETTING.match(word)] + (arguments.settings or [])
         others = [word for word in arguments.rest if not _SETTING.match(word)]
         if others and not words:
             raise InputError(f"'{others[0]}' is no setting: write section.key=value")
@@ -72,6 +78,37 @@ def run(
 def header(name: str | None, storage: str, tracking: str) -> None:
     """The first lines that a job prints: what it is called, and where its data and its MLflow run are."""
     print(f"run      {name}\nstorage  {storage}\nmlflow   {tracking}", flush=True)
+
+
+def _usage(options: Mapping[str, str]) -> list[str]:
+    return [
+        f"[{name}]" if _is_switch(key) else f"[{name} {key.split('.')[-1].upper()}]" for name, key in options.items()
+    ]
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, str]) -> None:
+    """Each option appends `key=value` to the namespace's `settings`."""
+    parser.set_defaults(settings=None)
+    for name, key in options.items():
+        if _is_switch(key):
+            parser.add_argument(
+                name, dest="settings", action="append_const", const=f"{key}=true", help=f"short for {key}=true"
+            )
+        else:
+            value = key.split(".")[-1].upper()
+            parser.add_argument(
+                name,
+                dest="settings",
+                action="append",
+                type=f"{key}={{}}".format,
+                metavar=value,
+                help=f"short for {key}={value}",
+            )
+
+
+def _is_switch(key: str) -> bool:
+    rows = list(configs.keys())
+    return (key, "bool") in [(name, kind) for name, kind, *_ in rows]
 
 
 def _help() -> str:

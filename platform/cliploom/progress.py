@@ -46,9 +46,9 @@ class Progress:
         if self._first is None:
             self._first = done, now
         if self._live:
-            self._live.update(self._live.task_ids[0], completed=done, note=note, count=self._count(), left=self._left())
+            self._live.update(self._live.task_ids[0], completed=done, text=self._text(note))
         elif now - self._said >= _INTERVAL_SECONDS or done == self._total:
-            self._say(note)
+            self._print(note)
 
     def say(self, line: str) -> None:
         """Print a line beside the progress."""
@@ -63,12 +63,15 @@ class Progress:
         if self._live:
             self._live.stop()
         if self._total is None:
-            self._say("")
+            self._print("")
 
-    def _say(self, note: str) -> None:
+    def _print(self, note: str) -> None:
         self._said = time.monotonic()
+        print(self._text(note), flush=True)
+
+    def _text(self, note: str) -> str:
         left = self._left()
-        print(f"{self._what} {self._count()}{left and f', {left} left'}  {note}".rstrip(), flush=True)
+        return f"{self._what} {self._count()}{left and f', {left} left'}  {note}".rstrip()
 
     def _count(self) -> str:
         if self._total is not None:
@@ -93,17 +96,11 @@ def duration(seconds: float) -> str:
 
 
 def _live(what: str, total: int | None) -> Any:
-    """A rich progress display of one line; rich is imported for terminals alone."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    """A rich progress display of one line, of which a narrow terminal shows the beginning."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # for terminals alone
+    from rich.table import Column
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        SpinnerColumn() if total is None else BarColumn(bar_width=12),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-        *(() if total is None else (TextColumn("left {task.fields[left]}"),)),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-    )
-    live = Progress(*columns)
-    live.add_task(what, total=total, note="", count="", left="?")
+    text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    live = Progress(SpinnerColumn() if total is None else BarColumn(bar_width=12), text)
+    live.add_task(what, total=total, text=what)
     return live

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from jobs import evaluate
 from torch.nn import functional as F
 
 import evaluation_sets as sets
+import servers
 from cliploom import cluster, job, models, registry, storage
 from cliploom import config as configs
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, open_image
 from cliploom.models import weights
+from cliploom.registry import claims
 from cliploom.settings.cluster import Ray
 
 pytestmark = pytest.mark.integration
@@ -133,6 +137,46 @@ def test_a_registered_version_gets_its_results_and_the_gates_outcome(run: Callab
 
     assert run(evaluate__model="models:/emoji@candidate") == 0
     assert registry.resolve(uri, "models:/emoji/1").tags["evaluation"] == "passed"
+
+
+def test_pending_and_watching_evaluators_share_the_work(
+    run: Callable[..., int], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = registry.store_uri(configs.load(overrides=["run.storage=runs"]))
+    Path("runs").mkdir()
+    tracker = registry.Tracker.start(uri, "tests", "training", {}, {}, f"{Path.cwd()}/runs/mlartifacts")
+    other = Path("other")
+    weights.save(models.create(models.preset("ViT-mu-8-32"), seed=1), other)
+    first, second = (registry.register(uri, "emoji", tracker.run_id, folder, {}, "") for folder in (model, other))
+    theirs = claims.claim(uri, first, 600)
+    assert theirs is not None
+    with theirs:
+        assert run(registry__model_name="emoji", evaluate__pending="true") == 0
+        assert run(registry__model_name="emoji", evaluate__pending="true") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    states = [registry.resolve(uri, one.uri).tags.get("evaluation") for one in (first, second)]
+    assert states == [None, "passed"]
+
+    watching = [sys.executable, str(servers.ROOT / "jobs/evaluate.py"), "--watch", "registry.model_name=emoji"]
+    settings = ["evaluate.suite=small.yaml", "evaluate.root=sets", "run.storage=runs", "evaluate.poll_seconds=0.2"]
+    settings += ["evaluate.cpus_per_worker=0.7", f"ray.address={ray_address()}"]
+    watcher = subprocess.Popen([*watching, *settings], stdout=subprocess.PIPE, text=True)
+    try:
+        while "evaluation" not in registry.resolve(uri, first.uri).tags:
+            assert watcher.poll() is None
+        watcher.terminate()
+        said, _ = watcher.communicate()
+    finally:
+        watcher.kill()
+    assert watcher.returncode == 130
+    assert said.splitlines()[0] == f"watching emoji in {uri}"
+    assert "run      emoji-1-small" in said
+
+
+def ray_address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def test_data_model_and_features_may_be_on_s3(run: Callable[..., int], model: Path, s3: Callable[[], str]) -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,82 +10,21 @@ import pandas as pd
 import pytest
 import torch
 
-import servers
 from cliploom import models, registry
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
 from cliploom.models import weights
 from cliploom.registry import review, store, tracking
+from mlflow_servers import ADMIN, PASSWORD, MlflowServer
 
 pytestmark = pytest.mark.integration
 
 AUTH = importlib.util.find_spec("flask_wtf") is not None  # what mlflow[auth] adds
-ADMIN, PASSWORD = "admin", "correct-horse-battery"
-_START_SECONDS = 120
-
-
-class Server:
-    """An MLflow server in `folder` that can be stopped and started again at the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = servers.free_ports(1)[0]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        (self.folder / "auth.ini").write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self.folder}/auth.db\n"
-            f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-            "auth_cache_ttl_seconds = 60\n"  # otherwise the password is hashed anew at each request, for a second or so
-        )
-        settings = {
-            "MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"),
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-tests",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-            *(("--app-name", "basic-auth") if AUTH else ()),
-        ]
-        self.log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            command,
-            env={**os.environ, **settings},
-            cwd=self.folder,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,  # a group of its own, so that its workers end with it
-        )
-        self._await()
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
-
-    def _await(self) -> None:
-        import requests
-
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                if requests.get(f"{self.uri}/health", timeout=5).ok:
-                    return
-            except requests.RequestException:
-                pass
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                log = (self.folder / "log").read_text(errors="replace")
-                raise RuntimeError(f"mlflow server did not start: {log[-2000:]}")
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("mlflow"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"), users=AUTH)
     server.start()
     yield server
     server.stop()
@@ -112,7 +46,7 @@ needs_auth = pytest.mark.skipif(not AUTH, reason="mlflow[auth] is not installed"
 
 @torch.inference_mode()
 def test_from_a_run_to_the_champion(
-    server: Server, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.check(server.uri)
     tracker = registry.Tracker.start(server.uri, "tests", "cycle", {"train.seed": "0"}, {"note": "x"})
@@ -151,7 +85,7 @@ def test_from_a_run_to_the_champion(
 
 @needs_auth
 @pytest.mark.parametrize("password", ["wrong", None])
-def test_wrong_or_no_password(server: Server, monkeypatch: pytest.MonkeyPatch, password: str | None) -> None:
+def test_wrong_or_no_password(server: MlflowServer, monkeypatch: pytest.MonkeyPatch, password: str | None) -> None:
     if password is None:
         monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
         monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
@@ -164,7 +98,7 @@ def test_wrong_or_no_password(server: Server, monkeypatch: pytest.MonkeyPatch, p
 
 @needs_auth
 def test_a_user_who_may_only_read(
-    server: Server, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = registry.Tracker.start(server.uri, "theirs", "read-only", {}, {})
     weights.save(clip, tmp_path / "export")
@@ -185,7 +119,7 @@ def test_a_user_who_may_only_read(
     assert registry.resolve(server.uri, version.uri) == version
 
 
-def test_a_server_that_is_down_for_a_while(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_for_a_while(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # so that it is the tracker that tries again
     monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.1)
     tracker = registry.Tracker.start(server.uri, "tests", "outage", {}, {})

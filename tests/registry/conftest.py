@@ -79,3 +79,18 @@ def row(value: float, metric: str = "acc1", width: float = 0.02, **more: Any) ->
 def make_row() -> Callable[..., dict[str, Any]]:
     """`row`, for tests."""
     return row
+
+
+@pytest.fixture
+def evaluated(uri: str, register: Register, tmp_path: Path) -> Callable[..., registry.Version]:
+    """Registers a version with one result."""
+    (tmp_path / "report").mkdir()
+
+    def evaluated(value: float, passed: bool = True) -> registry.Version:
+        version = register(str(value).encode(), samples_seen="94500")
+        reasons = [] if passed else ["acc1 is below its floor."]
+        rows = [row(value), row(value / 2, "acc5")]
+        registry.record_evaluation(uri, version, rows, tmp_path / "report", passed, reasons)
+        return registry.resolve(uri, version.uri)
+
+    return evaluated

@@ -123,7 +123,7 @@ def test_more_rows_than_a_batch(loaded: Any) -> None:
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        ({"image": ["not base64!"]}, "not base64"),
+        ({"image": ["not base64!"]}, "nor base64"),
         ({"image": [base64.b64encode(b"no picture").decode()]}, "image"),
         ({"image": [None], "text": [None]}, "either 'image'"),
         ({"image": ["aGk="], "text": ["both"]}, "either 'image'"),

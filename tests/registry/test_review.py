@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,21 +19,6 @@ MODEL = "pictures"
 Register = Callable[..., registry.Version]
 MakeRow = Callable[..., dict[str, Any]]
 Evaluated = Callable[..., registry.Version]
-
-
-@pytest.fixture
-def evaluated(uri: str, register: Register, tmp_path: Path, make_row: MakeRow) -> Evaluated:
-    """Registers a version with one result."""
-    (tmp_path / "report").mkdir()
-
-    def evaluated(value: float, passed: bool = True) -> registry.Version:
-        version = register(str(value).encode(), samples_seen="94500")
-        reasons = [] if passed else ["acc1 is below its floor."]
-        rows = [make_row(value), make_row(value / 2, "acc5")]
-        registry.record_evaluation(uri, version, rows, tmp_path / "report", passed, reasons)
-        return registry.resolve(uri, version.uri)
-
-    return evaluated
 
 
 def aliases(uri: str) -> dict[str, int]:
@@ -134,7 +118,7 @@ def test_only_common_metrics_are_compared(make_row: MakeRow) -> None:
 
 def run(uri: str, *words: str) -> int:
     settings = [f"registry.uri={uri}", f"registry.model_name={MODEL}"]
-    return job.run(review_job.main, review_job.USAGE, [*words, *settings])
+    return job.run(review_job.main, review_job.USAGE, [*words, *settings], review_job.OPTIONS)
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:

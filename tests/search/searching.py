@@ -1,4 +1,4 @@
-"""A search whose trials cost next to nothing, as a process of its own: `python searching.py METHOD FOLDER [SECONDS]`."""
+"""A search whose trials cost next to nothing, as a process: `python -m search.searching METHOD FOLDER [SECONDS]`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Teller:
 
 def main(method: str, folder: Path, seconds: float = 0.0) -> None:
     """Search to the end."""
-    settings = Tune(method=method, trials=TRIALS, evaluations=EVALUATIONS, reduction=2, space=SPACE)  # type: ignore[arg-type]
+    settings = Tune(method=method, trials=TRIALS, evaluations=EVALUATIONS, reduction=2, space=SPACE)
     records = Records(str(folder))
 
     def propose(number: int) -> space.Settings:

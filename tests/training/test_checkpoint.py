@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cliploom import storage
 from cliploom.errors import InputError
 from cliploom.training import checkpoint
-from cliploom.training.checkpoint import Attempt
+from cliploom.training.checkpoint import Attempt, Best
 from crashes import progress, save, tensors
 
 
@@ -120,6 +120,27 @@ def test_old_ones_go_and_whole_ones_are_counted(run: str) -> None:
     assert folders == {"00000020-0001", "00000030-0001", "00000025-0001"}
     checkpoint.remove_old(run, keep=1)
     assert [found.progress.step for found in checkpoint.committed(run)] == [30]
+
+
+def test_the_best_stays_however_old(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    assert checkpoint.best(run) is None
+    for step in (10, 20):
+        save(run, attempt, step)
+    best = Best("00000010-0001", 10, "zeroshot/a/acc1", 0.5)
+    checkpoint.keep_also(run, best, ["00000020-0001"])
+    for step in (30, 40, 50):
+        save(run, attempt, step)
+        checkpoint.remove_old(run, keep=1)
+    assert [found.progress.step for found in checkpoint.committed(run)] == [50, 20, 10]
+    checkpoint.keep_also(run, best, [])
+    checkpoint.remove_old(run, keep=1)
+    assert [found.progress.step for found in checkpoint.committed(run)] == [50, 10]
+    assert checkpoint.best(run) == best
+    truncate(storage.join(run, "kept.json"))
+    assert checkpoint.best(run) is None
+    checkpoint.remove_old(run, keep=1)
+    assert newest_step(run) == 50
 
 
 def test_a_newer_format_is_refused_with_a_sentence(run: str) -> None:

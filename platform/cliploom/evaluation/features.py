@@ -18,14 +18,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from cliploom import pools
+from cliploom import pools, storage
 from cliploom.errors import InputError
-from cliploom.evaluation.datasets import Shard, samples
+from cliploom.evaluation.datasets import Sample, Shard, samples
 from cliploom.evaluation.model import Model
-from cliploom.evaluation.store import FeatureStore, concatenate
-from cliploom.settings.evaluation import Evaluate
+from cliploom.evaluation.store import Features, concatenate
+from cliploom.settings.evaluation import Workers
 
 if TYPE_CHECKING:
     from cliploom.evaluation.preparing import Batch
@@ -54,7 +54,23 @@ class Pictures(NamedTuple):
     prompt: str = "{c}"
 
 
-Source = Shard | Prompts | Pictures
+class Files(NamedTuple):
+    """Image files, each a sample whose key is its URI."""
+
+    uris: tuple[str, ...]
+    digest: str
+
+
+Source = Shard | Prompts | Pictures | Files
+
+
+class Store(Protocol):
+    """Where features go: `FeatureStore`, or another that tells by digest what it has."""
+
+    def __contains__(self, digest: str) -> bool: ...
+
+    def save(self, digest: str, features: Features) -> None:
+        """Keep the features of the source of this digest."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,9 @@ class Done(NamedTuple):
 
 def extract(
     sources: Sequence[Source],
-    store: FeatureStore,
+    store: Store,
     model: Model,
-    settings: Evaluate,
+    settings: Workers,
     progress: Callable[[Done], None] = lambda done: None,
 ) -> Done:
     """Compute the features of all `sources` that `store` hasn't got yet, on the Ray cluster that is connected.
@@ -117,9 +133,9 @@ def extract(
 
 def extract_here(
     sources: Sequence[Source],
-    store: FeatureStore,
+    store: Store,
     model: Model,
-    settings: Evaluate,
+    settings: Workers,
     progress: Callable[[Done], None] = lambda done: None,
 ) -> Done:
     """As `extract`, of all sources, by this process alone."""
@@ -136,7 +152,7 @@ def extract_here(
     return done
 
 
-def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iterator[Piece]:
+def _stream(sources: Sequence[Source], model: Model, settings: Workers) -> Iterator[Piece]:
     """The features of each batch of each source, in any order."""
     import ray.data
 
@@ -149,7 +165,7 @@ def _stream(sources: Sequence[Source], model: Model, settings: Evaluate) -> Iter
         yield from (row["piece"] for row in _pipeline(sources, model, settings).iter_rows())
 
 
-def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> Any:
+def _pipeline(sources: Sequence[Source], model: Model, settings: Workers) -> Any:
     """The two stages as a Ray data set of rows {"piece": Piece}."""
     import ray.data
 
@@ -175,7 +191,7 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Evaluate) -> An
 
 
 def _prepare(
-    row: dict[str, int], sources: Sequence[Source], model: Model, settings: Evaluate
+    row: dict[str, int], sources: Sequence[Source], model: Model, settings: Workers
 ) -> Iterator[dict[str, Piece]]:
     """The batches of a source, as the model takes them."""
     number = row["source"]
@@ -190,7 +206,7 @@ def _prepare(
             yield {"piece": Piece(number, part + 1, True, fault)}
 
 
-def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPoolExecutor) -> Iterator[Batch]:
+def _batches(source: Source, model: Model, settings: Workers, threads: ThreadPoolExecutor) -> Iterator[Batch]:
     """A source cut so that the model has about `evaluate.batch_size` images or prompts at once."""
     from cliploom.evaluation import preparing
 
@@ -198,12 +214,19 @@ def _batches(source: Source, model: Model, settings: Evaluate, threads: ThreadPo
         size = max(1, settings.batch_size // len(source.templates))
         for names in _lots(source.names, size):
             yield preparing.prepare_classes(names, source.templates, model)
+    elif isinstance(source, Files):
+        for lot in _lots(_files(source.uris), settings.batch_size):
+            yield preparing.prepare_samples(lot, model, threads)
     else:
         found = samples(source.uri)
         if isinstance(source, Pictures):
             found = (sample._replace(captions=None) for sample in found)
         for lot in _lots(found, max(1, settings.batch_size // source.frames)):
             yield preparing.prepare_samples(lot, model, threads, source.frames, source.prompt)
+
+
+def _files(uris: Iterable[str]) -> Iterator[Sample]:
+    return (Sample(uri, storage.read(uri), None, None) for uri in uris)
 
 
 class _Actor:
@@ -243,14 +266,16 @@ def _is_whole(parts: dict[int, Piece]) -> bool:
     return last is not None and last.last
 
 
-def _preflight(settings: Evaluate) -> None:
+def _preflight(settings: Workers) -> None:
     """Refuse what the cluster can't hold at once, since it would wait for ever."""
     there = pools.capacity(settings.pool)
     cpus = settings.workers * settings.cpus_per_worker + settings.cpus_per_task
     gpus = settings.workers * settings.gpus_per_worker
+    section = type(settings).__name__.lower()
     for kind, needed in (("CPU", cpus), ("GPU", gpus)):
         if needed > there.get(kind, 0):
             raise InputError(
-                f"evaluate.workers={settings.workers} and a decoding task need {needed:g} {kind}s, the Ray cluster has "
-                f"{there.get(kind, 0):g}: lower evaluate.workers or evaluate.{kind.lower()}s_per_worker"
+                f"{section}.workers={settings.workers} and a decoding task need {needed:g} {kind}s, "
+                f"the Ray cluster has {there.get(kind, 0):g}: "
+                f"lower {section}.workers or {section}.{kind.lower()}s_per_worker"
             )

@@ -23,6 +23,7 @@ class Model:
     uri: str  # folder with WEIGHTS, CONFIG, and the vocabulary where it is the model's own
     digest: str  # of the weights as cliploom writes them, whatever they were read from, and of such a vocabulary
     image_size: int  # pixels a side
+    dimensions: int  # of embeddings
     context_length: int  # tokens
     vocab_size: int  # token ids
     logit_scale: float  # factor on cosines
@@ -31,6 +32,16 @@ class Model:
     def title(self) -> str:
         """Name and version, as people say it."""
         return self.name if self.version is None else f"{self.name} version {self.version}"
+
+
+def digest(uri: str) -> str:
+    """The digest of the model that `publish` has put into the folder `uri`, from its files as they are now."""
+    with storage.opened(storage.join(uri, WEIGHTS)) as file:
+        content = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # what is opened has readinto
+    place = storage.join(uri, vocabularies.NAME)
+    if storage.exists(place):
+        content.update(vocabularies.load(place).digest.encode())
+    return f"sha256:{content.hexdigest()}"
 
 
 def publish(weights: Path, uri: str, name: str, version: int | None = None) -> Model:
@@ -67,6 +78,7 @@ def publish(weights: Path, uri: str, name: str, version: int | None = None) -> M
         uri=storage.absolute(uri),
         digest=f"sha256:{content.hexdigest()}",
         image_size=loaded.config.image_size,
+        dimensions=loaded.config.embed_dim,
         context_length=loaded.config.context_length,
         vocab_size=loaded.config.vocab_size,
         logit_scale=math.exp(min(loaded.logit_scale.item(), LOGIT_SCALE_MAX)),

@@ -8,6 +8,7 @@ from cliploom.registry.catalog import (
     Version,
     candidates,
     champion,
+    check_model,
     download,
     record_evaluation,
     register,
@@ -17,7 +18,7 @@ from cliploom.registry.catalog import (
     versions,
 )
 from cliploom.registry.provenance import params, version_tags
-from cliploom.registry.store import artifact_root, check, store_uri
+from cliploom.registry.store import artifact_root, check, redact, store_uri
 from cliploom.registry.tracking import Tracker, TrackingError
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "card",
     "champion",
     "check",
+    "check_model",
     "download",
     "params",
     "record_evaluation",
+    "redact",
     "register",
     "resolve",
     "results",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import re
 import tempfile
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploom.config import nearest
 from cliploom.errors import InputError
-from cliploom.registry import cards, package, store
+from cliploom.registry import cards, history, package, store
 from cliploom.registry.tracking import metric_name
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
 EVALUATION = "evaluation"  # tag: passed or failed
-_DIGEST = "weights_digest"
+_DIGEST = "weights_digest"  # tag: which weights these are
+DIGESTS = "file_digests"  # tag: of all files, by name
 _MODEL_ID = "logged_model_id"  # tag: MLflow's model that the version is a version of
 _PAGE = 200  # versions a request
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
@@ -77,12 +78,16 @@ def register(
         InputError: the server gives no permission.
     """
     client = store.client(uri)
-    digest = _digest(folder / package.WEIGHTS)
-    known = _all(client, model_name) if _find_model(client, model_name) else []
+    digests = package.digests(folder)
+    digest = f"sha256:{digests[package.WEIGHTS]}"
+    with store.permitted(uri):
+        known = _all(client, model_name) if _find_model(client, model_name) else []
     same = next((v for v in known if v.run_id == run_id and v.tags.get(_DIGEST) == digest), None)
     with store.permitted(uri):
         if same is None:
-            version = _create(client, model_name, run_id, folder, {**tags, _DIGEST: digest}, card)
+            version = _create(
+                client, model_name, run_id, folder, {**tags, _DIGEST: digest, DIGESTS: json.dumps(digests)}, card
+            )
         else:
             version = same.version
         if version >= max((v.version for v in known), default=version):
@@ -119,11 +124,20 @@ def versions(uri: str, name: str) -> list[Version]:
     Raises:
         InputError: there is no such model.
     """
+    check_model(uri, name)
+    return _all(store.client(uri), name)
+
+
+def check_model(uri: str, name: str) -> None:
+    """Find out whether there is a registered model of this name.
+
+    Raises:
+        InputError: there is not; names the nearest that is.
+    """
     client = store.client(uri)
     if not _find_model(client, name):
         known = [model.name for model in client.search_registered_models()]
         raise InputError(f"there is no registered model {name} in {store.redact(uri)}{nearest(name, known)}")
-    return _all(client, name)
 
 
 def champion(uri: str, name: str) -> Version | None:
@@ -169,10 +183,12 @@ def download(uri: str, version: Version, to: Path) -> Path:
     stored = client.get_model_version_download_uri(version.name, str(version.version))
     source = f"{stored}/{package.FOLDER}"
     to.mkdir(parents=True, exist_ok=True)
-    folder = Path(download_artifacts(source, dst_path=str(to), tracking_uri=uri))
-    registered = version.tags.get(_DIGEST)
-    if registered and _digest(folder / package.WEIGHTS) != registered:
-        raise InputError(f"{version.uri}: the stored weights are not those that were registered ({registered})")
+    with store.permitted(uri):
+        folder = Path(download_artifacts(source, dst_path=str(to), tracking_uri=uri))
+    found = package.digests(folder)
+    for name, registered in _registered_digests(version).items():
+        if found.get(name) != registered:
+            raise InputError(f"{version.uri}: the stored {name} is not the one that was registered ({registered})")
     return folder
 
 
@@ -189,27 +205,25 @@ def record_evaluation(
         passed: whether it passed the gates.
         reasons: why not, a sentence each.
     """
-    client = store.client(uri)
     from mlflow.entities import Metric
 
-    client.log_artifacts(version.run_id, str(files), _folder(version))
-    client.log_text(version.run_id, json.dumps(list(results), indent=1), f"{_folder(version)}/results.json")
     now, step = int(time.time() * 1000), int(version.tags.get("samples_seen", 0))
+    model_id = version.tags.get(_MODEL_ID)
     metrics = [
-        Metric(
-            metric_name(f"{row['dataset']}/{row['metric']}"),
-            row["value"],
-            now,
-            step,
-            model_id=version.tags.get(_MODEL_ID),
-        )
+        Metric(metric_name(f"{row['dataset']}/{row['metric']}"), row["value"], now, step, model_id=model_id)
         for row in results
     ]
-    client.log_batch(version.run_id, metrics=metrics)
     outcome = "passed" if passed else "failed"
-    text = cards.with_results(version.card, results, " ".join([f"Evaluation {outcome}.", *reasons]))
-    client.update_model_version(version.name, str(version.version), text)
+    text = cards.with_results(
+        version.card, results, f"Evaluation {outcome}{': ' if reasons else '.'}{'; '.join(reasons)}"
+    )
     when = datetime.now(UTC).isoformat(timespec="seconds")
+    client = store.client(uri)
+    with store.permitted(uri):
+        client.log_artifacts(version.run_id, str(files), _folder(version))
+        client.log_text(version.run_id, json.dumps(list(results), indent=1), f"{_folder(version)}/results.json")
+        client.log_batch(version.run_id, metrics=metrics)
+        client.update_model_version(version.name, str(version.version), text)
     tags = {"evaluation.when": when, "evaluation.reasons": " ".join(reasons), EVALUATION: outcome}
     set_tags(uri, version, tags)
 
@@ -235,9 +249,9 @@ def _folder(version: Version) -> str:
 def _create(client: MlflowClient, name: str, run_id: str, folder: Path, tags: Mapping[str, str], card: str) -> int:
     """Upload the model and make it a version; returns its number."""
     from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
 
-    if not _find_model(client, name):
-        client.create_registered_model(name)
+    _make_model(client, name, run_id)
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, name, run_id, model_type="clip")
     try:
@@ -246,7 +260,8 @@ def _create(client: MlflowClient, name: str, run_id: str, folder: Path, tags: Ma
             package.write(path, folder, run_id, logged.model_id, logged.artifact_location)
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
+        with contextlib.suppress(MlflowException), store.impatient():  # what it failed of is what is to be told
+            client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
@@ -260,6 +275,19 @@ def _create(client: MlflowClient, name: str, run_id: str, folder: Path, tags: Ma
         model_id=logged.model_id,
     )
     return int(made.version)
+
+
+def _make_model(client: MlflowClient, name: str, run_id: str) -> None:
+    """Make the registered model `name` where there is none; the run of its first version keeps its history."""
+    from mlflow.exceptions import MlflowException
+
+    if _find_model(client, name):
+        return
+    try:
+        client.create_registered_model(name, {history.JOURNAL: run_id})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was quicker
+            raise
 
 
 def _find_model(client: MlflowClient, name: str) -> Any:
@@ -304,6 +332,10 @@ def _version(found: Any, aliases: Sequence[str]) -> Version:
     )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+def _registered_digests(version: Version) -> dict[str, str]:
+    """By file; of a version that was registered when the weights' alone was kept, that one."""
+    if DIGESTS in version.tags:
+        found: dict[str, str] = json.loads(version.tags[DIGESTS])
+        return found
+    weights = version.tags.get(_DIGEST)
+    return {package.WEIGHTS: weights.removeprefix("sha256:")} if weights else {}

@@ -7,6 +7,7 @@ installed), the file that MLflow executes (`model.py`), a signature, an example,
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.metadata
 import io
 import shutil
@@ -20,6 +21,7 @@ from cliploom.data import vocabulary
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "config.json", vocabulary.NAME)  # the last where the model has a vocabulary of its own
 FOLDER = "artifacts"  # where MLflow puts them in the model
+TEMPLATE = "a photo of a {c}."  # of zero-shot prompts, unless others are asked for
 _SOURCE = Path(cliploom.__file__).parent
 _CODE = (
     "__init__.py",
@@ -31,13 +33,26 @@ _CODE = (
     "data/__init__.py",
     "data/faults.py",
     "data/pieces.py",
+    "data/remote.py",
     "data/tokenizer.py",
     "data/transforms.py",
     "data/vocabulary.py",
     "data/bpe_simple_vocab_16e6.txt.gz",
 )
 # What that code imports; everything else that cliploom depends on stays out of a server's image.
-_REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "tokenizers", "ftfy", "regex")
+_REQUIREMENTS = (
+    "cykooz.resizer",
+    "ftfy",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "regex",
+    "safetensors",
+    "simplejpeg",
+    "tokenizers",
+    "torch",
+)
 
 
 def write(
@@ -60,7 +75,8 @@ def write(
             path=str(to),
             mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
             python_model=str(Path(__file__).with_name("model.py")),
-            artifacts={name: str(export / name) for name in FILES if (export / name).exists()},
+            artifacts={name: str(export / name) for name in digests(export)},
+            model_config={"digests": digests(export)},
             code_paths=[str(_copy_code(Path(temporary)))],
             signature=_signature(),
             input_example=(_example(), {"normalize": True}),
@@ -69,6 +85,16 @@ def write(
     # MLflow executes the model once, which leaves compiled files behind.
     for folder in to.rglob("__pycache__"):
         shutil.rmtree(folder)
+
+
+def digests(export: Path) -> dict[str, str]:
+    """The SHA-256 of each of FILES that is there, as hexadecimal digits."""
+    found = {}
+    for name in FILES:
+        if (export / name).exists():
+            with (export / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def requirements() -> list[str]:
@@ -95,7 +121,12 @@ def _signature() -> Any:
 
     rows = Schema([ColSpec(DataType.string, name, required=False) for name in ("image", "text")])
     embeddings = Schema([TensorSpec(np.dtype("float32"), (-1, -1))])
-    return ModelSignature(rows, embeddings, ParamSchema([ParamSpec("normalize", DataType.boolean, default=False)]))
+    params = [
+        ParamSpec("normalize", DataType.boolean, default=False),
+        ParamSpec("classes", DataType.string, default=[], shape=(-1,)),
+        ParamSpec("templates", DataType.string, default=[TEMPLATE], shape=(-1,)),
+    ]
+    return ModelSignature(rows, embeddings, ParamSchema(params))
 
 
 def _example() -> Any:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from cliploom import storage
 from cliploom.config import Config
 from cliploom.errors import InputError
+from cliploom.storage import StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +37,10 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+
+
+class StoreError(StorageError):
+    """MLflow can't be reached, or fails; the same command again goes on from there."""
 
 
 def store_uri(config: Config) -> str:
@@ -129,16 +134,22 @@ def _quieten() -> None:
 
 @contextlib.contextmanager
 def permitted(uri: str) -> Iterator[None]:
-    """Turn a server's refusal of what is done inside into an InputError; other errors stay what they are."""
+    """Turn a server's refusal of what is done inside into an InputError, and its absence or failure into a StoreError.
+
+    Other errors stay what they are.
+    """
     _quieten()
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        if error.get_http_status_code() not in _REFUSALS:
-            raise
-        raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
+        status = error.get_http_status_code()
+        if status in _REFUSALS:
+            raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
+        if status >= 500 and not is_sqlite(uri):
+            raise StoreError(f"MLflow at {redact(uri)} {_reason(error)}") from None
+        raise
 
 
 def _check_server(uri: str) -> None:
@@ -171,7 +182,11 @@ def _reason(error: Exception) -> str:
         return "can't be reached: nothing answers there"
     if status in _REFUSALS:
         return _REFUSALS[status]
-    return f"does not answer as an MLflow server: {one_line(error)}"
+    return (
+        f"does not do that: {one_line(error)}"
+        if status >= 500
+        else f"does not answer as an MLflow server: {one_line(error)}"
+    )
 
 
 def _check_sqlite(uri: str) -> None:

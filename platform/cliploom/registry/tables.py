@@ -10,12 +10,13 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from cliploom.registry.catalog import EVALUATION, Row, Version
+from cliploom.registry.catalog import DIGESTS, EVALUATION, Row, Version
+from cliploom.registry.history import Decision, History, moves_by_hand
 from cliploom.registry.review import REVIEW, Comparison, compare
 
-_METRICS_LISTED = 6  # of a version in the list
+METRICS_LISTED = 6  # of a version in the list
 _LEGEND = Text("~ the 95 % intervals overlap: the difference may be chance", style="dim")
-_COLOURS = {"passed": "green", "approved": "green", "failed": "red", "rejected": "red"}
+_COLOURS = {"passed": "green", "approved": "green", "failed": "red", "rejected": "red", "rolled back": "red"}
 
 
 def version_list(
@@ -34,15 +35,15 @@ def version_list(
     for version in sorted(versions, key=lambda v: v.version, reverse=True):
         words = [*version.aliases, version.tags.get(EVALUATION, "not evaluated"), version.tags.get(REVIEW, "")]
         state = Text(", ").join(Text(word, style=_COLOURS.get(word, "")) for word in words if word)
-        samples = _count(version.tags.get("samples_seen"))
+        samples = count(version.tags.get("samples_seen"))
         table.add_section()
         table.add_row(Text(str(version.version), "bold"), state, samples, f"{version.created:%Y-%m-%d}")
         rows = main_metrics(results.get(version.version, []))
         against = {id(c.second): c for c in compare(reference, rows)} if version != champion else {}
-        for row in rows[:_METRICS_LISTED]:
+        for row in rows[:METRICS_LISTED]:
             table.add_row("", f"  {row['dataset']} {row['metric']}", interval(row), _difference(against.get(id(row))))
-        if len(rows) > _METRICS_LISTED:
-            table.add_row("", f"  {len(rows) - _METRICS_LISTED} more: show {version.version}")
+        if len(rows) > METRICS_LISTED:
+            table.add_row("", f"  {len(rows) - METRICS_LISTED} more: show {version.version}")
     return Group(table, _LEGEND)
 
 
@@ -54,7 +55,7 @@ def version_page(version: Version, rows: Sequence[Row], champion: Version | None
     tags.add_row("run", version.run_id)
     tags.add_row("aliases", ", ".join(version.aliases) or "none")
     for key, value in sorted(version.tags.items()):
-        if value and not key.startswith("stack."):  # the card has those
+        if value and key != DIGESTS and not key.startswith("stack."):  # the card has those
             tags.add_row(key, Text(value, style=_COLOURS.get(value, "")))
     parts: list[RenderableType] = [Markdown(version.card), "", tags]
     if rows and champion and champion.version != version.version:
@@ -72,6 +73,35 @@ def comparison(first: Version, second: Version, comparisons: Sequence[Comparison
         for one in group:
             table.add_row(f"  {one.metric}", interval(one.first), interval(one.second), _difference(one))
     return Group(table, _LEGEND)
+
+
+def decisions(history: History) -> RenderableType:
+    """The history of a model's decisions, newest first."""
+    if not history.decisions:
+        return Text("no decision has been made yet")
+    table = _table("", "decision", "version", "champion")
+    moved = moves_by_hand(history.decisions)
+    for number, one in reversed(list(enumerate(history.decisions, 1))):
+        verdict = Text(one.verdict, style=_COLOURS[one.verdict])
+        table.add_section()
+        table.add_row(Text(str(number), "bold"), verdict, str(one.version), _move(one.found, one.champion))
+        notes = [f"{one.by}, {one.when}", one.why, *gates_of(one)]
+        if number in moved:
+            notes.append(f"before that the champion was moved {_move(*moved[number])} without a decision")
+        table.add_row("", "\n".join(note for note in notes if note))
+    return Group(table, *(Text(f"the history was changed: {fault}", "bold red") for fault in history.faults))
+
+
+def gates_of(one: Decision) -> list[str]:
+    """What the gates had said of the version that was decided on."""
+    outcome = f"evaluation {one.evaluation}" if one.evaluation else "not evaluated"
+    return [f"{outcome}{', overridden' if one.override else ''}{': ' + one.reasons if one.reasons else ''}"]
+
+
+def _move(before: int | None, after: int | None) -> str:
+    """A change of the champion."""
+    names = ["none" if number is None else str(number) for number in (before, after)]
+    return names[1] if before == after else " -> ".join(names)
 
 
 def _table(*columns: str) -> Table:
@@ -103,7 +133,7 @@ def _difference(one: Comparison | None) -> Text:
     return Text(f"{100 * one.difference:+.1f}{' ~' if one.overlap else ''}", style=style)
 
 
-def _count(text: str | None) -> str:
+def count(text: str | None) -> str:
     """A number of samples, short: 94.5k, 1.2M."""
     if text is None:
         return ""

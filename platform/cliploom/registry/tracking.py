@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from cliploom.errors import InputError
 from cliploom.registry import store
+from cliploom.storage import StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-_RUN_TAG = "cliploom.run"
+RUN_TAG = "cliploom.run"
 _BATCH = 1000  # metrics a request; MLflow's limit
 _ENTRIES = 100  # parameters or tags a request; MLflow's limit
 _WINDOW_SECONDS = 2.0  # metrics are gathered this long before they are sent
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class TrackingError(RuntimeError):
+class TrackingError(StorageError):
     """Metrics could not be delivered to MLflow."""
 
 
@@ -147,7 +148,8 @@ class Tracker:
             raise
         finally:
             self._buffer.close()
-        self._client.set_terminated(self.run_id, status)
+        with store.permitted(self.uri):
+            self._client.set_terminated(self.run_id, status)
 
     def _send_all(self) -> None:
         """The thread: batch after batch until the buffer is closed."""
@@ -263,7 +265,7 @@ def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> s
 
 def _find_run(client: MlflowClient, experiment_id: str, run_name: str) -> Run | None:
     """The newest run of this name."""
-    wanted = f"tags.`{_RUN_TAG}` = '{run_name}'"
+    wanted = f"tags.`{RUN_TAG}` = '{run_name}'"
     found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time DESC"], max_results=1)
     return found[0] if found else None
 
@@ -272,7 +274,7 @@ def _make_run(client: MlflowClient, experiment_id: str, run_name: str) -> Run:
     """A new run, with MLflow's usual tags: who started it, from which script."""
     from mlflow.tracking.context.registry import resolve_tags
 
-    return client.create_run(experiment_id, tags={**resolve_tags(), _RUN_TAG: run_name}, run_name=run_name)
+    return client.create_run(experiment_id, tags={**resolve_tags(), RUN_TAG: run_name}, run_name=run_name)
 
 
 def _describe(client: MlflowClient, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:

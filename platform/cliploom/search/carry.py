@@ -18,7 +18,7 @@ from cliploom.models import preset
 from cliploom.models.compound import compound
 from cliploom.models.config import ModelConfig
 from cliploom.models.flops import forward_flops
-from cliploom.search.space import Settings
+from cliploom.search.space import Value
 from cliploom.search.trial import trial_config
 
 # Of the paper's tables 19 and 20: 5e-4 for RN50 and 3.6e-4 for RN50x64, 43.6 times its compute of an image.
@@ -34,7 +34,7 @@ class Carried(NamedTuple):
     rule: str
 
 
-def carry(config: Config, best: Settings) -> list[Carried]:
+def carry(config: Config, best: Mapping[str, Value]) -> list[Carried]:
     """The settings for `config.tune.carry`.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from cliploom import config as configs
 from cliploom import storage
 from cliploom.config import Config
 from cliploom.search.records import LOSS, Measured
-from cliploom.search.space import Settings
+from cliploom.search.space import Settings, Value
 from cliploom.search.tuner import Report, Start
 
 _NEVER = 10_000_000  # minutes: checkpoints are where trials are measured, not by the clock
@@ -50,6 +51,10 @@ class Training:
         """Of a trial's run."""
         return f"{self.config.run.name}-{number:03d}" + (f"-{generation}" if generation else "")
 
+    def tidy(self, number: int, generation: int = 0) -> None:
+        """Remove the checkpoints of a trial that has ended."""
+        storage.delete(storage.join(self.folder, "trials", self.name(number, generation), "checkpoints"))
+
     def run(self, number: int, settings: Settings, generation: int = 0) -> Any:
         """A trial's training run.
 
@@ -68,12 +73,12 @@ class Training:
         return plan_run(configs.replaced(run.config, wanted))
 
 
-def trial_config(config: Config, settings: Settings) -> Config:
+def trial_config(config: Config, settings: Mapping[str, Value]) -> Config:
     """The training config of a trial: the search's, with the trial's settings in place of its own."""
-    replacing = dict(settings)
+    replacing: dict[str, Any] = dict(settings)
     for one, other in (("train.samples", "train.epochs"), ("train.epochs", "train.samples")):
         if one in settings:
-            replacing[other] = None  # type: ignore[assignment]
+            replacing[other] = None
     return configs.replaced(config, replacing)
 
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.search import space as spaces
 from cliploom.search.records import LOSS, Branch, Measured, Records, Status
@@ -30,6 +30,11 @@ from cliploom.search.space import Settings
 from cliploom.settings.search import Span, Tune
 
 _ACTOR_CPUS = 0.01  # of the process that watches a trial; Tune refuses 0
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # or settings' relative paths would mean something else in a trial
+    "RAY_AIR_NEW_OUTPUT": "0",  # tells of the experiment at any verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
 _NUMBER = "number"
 _ENDED, _REASON, _NEW = "ended", "reason", "new"  # keys of results beside the measured
 Report = Callable[[Measured], None]
@@ -74,17 +79,18 @@ class Observer(Protocol):
         """A trial has ended."""
 
 
-def concurrency(settings: Tune, needs: dict[str, float]) -> int:
-    """How many trials the connected cluster holds at once, `tune.concurrent` at most.
+def concurrency(settings: Tune, needs: dict[str, float], pool: str | None = None) -> int:
+    """How many trials the connected cluster holds at once, or may come to hold; `tune.concurrent` at most.
 
     Args:
         settings: of the search.
         needs: of one trial, by Ray's name of the resource.
+        pool: nodes that the trials' workers run on.
 
     Raises:
         InputError: it doesn't hold one.
     """
-    there = ray.cluster_resources()
+    there = pools.capacity(pool)
     wanted = {name: amount for name, amount in {**needs, "CPU": needs["CPU"] + _ACTOR_CPUS}.items() if amount}
     fits = {name: int(there.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()}
     scarce = min(fits, key=lambda name: fits[name])
@@ -103,7 +109,7 @@ def search(
     records: Records,
     observer: Observer,
     needs: dict[str, float],
-    gpus: float = 0.0,
+    pool: str | None = None,
 ) -> None:
     """Run the trials that have not ended to their ends.
 
@@ -114,7 +120,7 @@ def search(
         records: what is known of the trials.
         observer: is told.
         needs: of one trial, by Ray's name of the resource.
-        gpus: of these, what the process that watches a trial reserves.
+        pool: nodes that the trials' workers run on.
 
     Raises:
         InputError: the cluster does not hold a trial.
@@ -131,7 +137,7 @@ def search(
     trainable = tune.with_parameters(_Trainable, work=work, records=records, replays=replays)
     population = [_given(number, propose, records) for number in todo] if method == "pbt" else []
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS, "GPU": gpus}),
+        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS}),
         param_space={"trial": tune.grid_search(population)} if population else {},
         tune_config=tune.TuneConfig(
             metric=LOSS,
@@ -139,7 +145,7 @@ def search(
             scheduler=_scheduler(settings, method),
             search_alg=None if population else _Proposals(todo, propose, records),
             num_samples=1 if population else len(todo),
-            max_concurrent_trials=concurrency(settings, needs),
+            max_concurrent_trials=concurrency(settings, needs, pool),
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
@@ -151,7 +157,8 @@ def search(
             verbose=0,
         ),
     )
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or settings' relative paths would mean something else
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with _quiet():
         tuner.fit()
 
@@ -198,13 +205,16 @@ class _Trainable(tune.Trainable):
             branch = Branch(branch.generation + 1, self._settings, self._source)
             self._records.begin_branch(self._number, branch)
         self._branch = branch
+        if self._source:
+            told = [point for point in self._records.points(self._number) if point["step"] <= self._source[2]]
+            self._last |= told[-1] if told else {}
         self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             points = self._records.points(self._number)
-            for point in points if self._replays else ():
+            for point in self._unheard(points):
                 self._rows.put(point)
             trial = self._records.read(self._number)
             if trial is None or trial.status is None:
@@ -214,6 +224,12 @@ class _Trainable(tune.Trainable):
             self._rows.put({tune.result.DONE: True, _ENDED: "failed", _REASON: str(error)})
         except BaseException as error:  # raised where Tune sees it
             self._rows.put(error)
+
+    def _unheard(self, points: list[Measured]) -> list[Measured]:
+        """What Tune has not been told: all, where a scheduler learns from it, or what came after a pause began."""
+        if self._replays:
+            return points
+        return [point for point in points if self._source and point["step"] > self._source[2]]
 
     def _report(self, points: list[Measured]) -> Report:
         def report(point: Measured) -> None:

@@ -19,14 +19,19 @@ class EvaluateOverlap(Section):
     )
 
 
-class Evaluate(Section):
-    """What is measured, on which model."""
+class Webhook(Section):
+    """Where MLflow's webhooks wake a watching evaluator; the secret is in CLIPLOOM_WEBHOOK_SECRET."""
 
-    model: str | None = Field(
-        None, description="models:/NAME@ALIAS, models:/NAME/VERSION, weights, or a training run's folder"
+    address: str | None = Field(
+        None, pattern=r":\d+$", description="HOST:PORT to listen at, by HTTPS; else polling alone"
     )
-    suite: str | None = Field(None, description="YAML list of datasets, tasks and metrics")
-    root: str = Field(".", description="URI that the suite's dataset paths are relative to")
+    certificate: str | None = Field(None, description="PEM file")
+    key: str | None = Field(None, description="PEM file of the certificate's key")
+
+
+class Workers(Section):
+    """How images go through a model."""
+
     batch_size: Positive = Field(128, description="images a batch")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute on GPUs; CPUs compute in fp32")
     workers: Positive = Field(1, description="model actors")
@@ -34,6 +39,21 @@ class Evaluate(Section):
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of a model actor")
     pool: str | None = Field("evaluate", description="label of the nodes that evaluate; any node where none has it")
     cpus_per_task: float = Field(0.5, gt=0, description="CPUs a decoding task reserves, each a thread")
+
+
+class Evaluate(Workers):
+    """What is measured, on which model."""
+
+    model: str | None = Field(
+        None, description="models:/NAME@ALIAS, models:/NAME/VERSION, weights, or a training run's folder"
+    )
+    pending: bool = Field(False, description="every candidate not evaluated yet, as without evaluate.model")
+    watch: bool = Field(False, description="go on, and evaluate candidates as they come")
+    poll_seconds: float = Field(30, gt=0, description="between looks into the registry")
+    lease_seconds: float = Field(300, gt=0, description="silence after which another evaluator takes the work over")
+    webhook: Webhook = Webhook()
+    suite: str | None = Field(None, description="YAML list of datasets, tasks and metrics")
+    root: str = Field(".", description="URI that the suite's dataset paths are relative to")
     references: str | None = Field(None, description="CSV of other models' accuracies, for effective robustness")
     overlap: EvaluateOverlap = EvaluateOverlap()
     gates: Gates = Gates()

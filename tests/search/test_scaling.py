@@ -1,0 +1,89 @@
+"""The grid of a scaling search, its manifests, and the findings of its points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pairs
+from cliploom import config
+from cliploom.data import manifest
+from cliploom.errors import InputError
+from cliploom.search import run as searches
+from cliploom.search import scaling
+from cliploom.search.points import Point
+
+
+def searched(tmp_path: Path, **scale: Any) -> searches.Search:
+    shards = pairs.write(tmp_path / "pairs", shards=5, samples=20)
+    base = config.load(
+        None,
+        [
+            "run.name=grid",
+            f"run.storage={tmp_path}",
+            f"data.manifest={shards}",
+            "model.name=ViT-mu-8-32",
+            "train.global_batch_size=16",
+            "tune.kind=scale",
+            "tune.held_out_shards=1",
+        ],
+    )
+    return searches.plan(config.replaced(base, {f"tune.scale.{key}": value for key, value in scale.items()}))
+
+
+def test_the_grid_is_every_model_with_every_budget_and_seeds_of_the_cheapest(tmp_path: Path) -> None:
+    search = searched(tmp_path, factors=[1, 4], samples=[32, 64], data=[0.5, 1.0], seeds=3)
+    assert not callable(search.proposals)
+    assert search.total == 2 * 2 * 2 + 2
+    cheapest, *others = search.proposals
+    assert cheapest["train.samples"] == 32
+    assert cheapest["model.factor"] == 1
+    assert [row.get("train.seed") for row in others[-2:]] == [1, 2]
+    sizes = {str(row["data.manifest"]): len(manifest.load(str(row["data.manifest"])).shards) for row in others}
+    assert sorted(sizes.values()) == [2, 4]
+
+
+def test_held_out_shards_are_in_no_trials_data(tmp_path: Path) -> None:
+    search = searched(tmp_path, factors=[1], samples=[32], data=[0.25, 1.0])
+    held_out = {shard.uri for shard in manifest.load(search.training.held_out).shards}
+    assert len(held_out) == 1
+    assert not callable(search.proposals)
+    parts = [{shard.uri for shard in manifest.load(str(row["data.manifest"])).shards} for row in search.proposals]
+    small, large = sorted(parts, key=len)
+    assert small < large
+    assert not large & held_out
+
+
+def test_matched_compute_gives_larger_models_fewer_samples(tmp_path: Path) -> None:
+    search = searched(tmp_path, factors=[1, 4], flops=[3e9])
+    assert not callable(search.proposals)
+    rows = {float(row["model.factor"]): int(row["train.samples"]) for row in search.proposals}
+    assert rows[1] > rows[4]
+    used = [scaling._sample_flops(search.training, row) * float(row["train.samples"]) for row in search.proposals]
+    assert used == pytest.approx([3e9, 3e9], rel=0.1)
+
+
+def test_what_makes_no_search_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tune\.scale\.samples or tune\.scale\.flops"):
+        searched(tmp_path / "a", factors=[1])
+    with pytest.raises(InputError, match="compute"):
+        searched(tmp_path / "b", factors=[1e-9], samples=[32])
+
+
+def test_findings_say_what_the_points_leave_open() -> None:
+    points = [Point(f"p{n}", "M x 1", 1.0, 10**6, 1e6, 1000 * 2**n, 1000, 3.0 * 0.9**n) for n in range(4)]
+    points.append(Point("again", "M x 1", 1.0, 10**6, 1e6, 1000, 1000, 3.1, 1))
+    found = scaling.summarize(config.load(None, ["tune.scale.for_flops=1e12"]), points)
+    assert found["laws"]["joint"] == "not identifiable: too few points"
+    assert str(found["recommendation"]).startswith("not identifiable")
+    assert [row["name"] for row in found["held_out"]] == ["p3"]
+    assert found["seeds"][0]["names"] == ["p0", "again"]
+
+
+def test_gpu_hours_are_compute_at_a_stated_rate() -> None:
+    asked = ["tune.scale.for_gpu_hours=2"]
+    assert scaling.target_flops(config.load(None, [*asked, "cost.flops_per_second=1e14"])) == 7.2e17
+    with pytest.raises(InputError, match=r"give cost\.flops_per_second"):
+        scaling.target_flops(config.load(None, asked))

@@ -1,0 +1,109 @@
+"""The line beside the progress, and the FLOPs and traces that it and MLflow tell of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+import pairs
+import processes
+from cliploom import config as configs
+from cliploom.models.flops import forward_flops
+from cliploom.training import meter
+from cliploom.training.meter import Meter
+from cliploom.training.peak import peak_flops
+from cliploom.training.profiling import Profile
+from cliploom.training.run import Run, plan_run
+from cliploom.training.watch import line
+
+ROW = {
+    "loss": 1.23456,
+    "samples_per_second": 1234.5,
+    "mfu": 0.314,
+    "data_wait_seconds": 0.5,
+    "step_seconds": 0.25,
+    "steps": 10,
+    "samples": 81920,
+}
+
+
+def test_the_line_says_what_one_looks_for() -> None:
+    assert line(ROW) == "loss 1.235  1,234 samples/s  MFU 31 %  data wait 20 %  81,920 samples"
+    slow = {**ROW, "samples_per_second": 1.25}
+    del slow["mfu"]
+    assert line(slow) == "loss 1.235  1.2 samples/s  data wait 20 %  81,920 samples"
+
+
+def planned(folder: Path, *settings: str) -> Run:
+    shards = pairs.write(folder / "pairs", shards=1, samples=16)
+    given = [f"data.manifest={shards}", "run.name=r", f"run.storage={folder}", "model.name=ViT-mu-8-32"]
+    return plan_run(
+        configs.load(None, [*given, "train.global_batch_size=8", "train.samples=80", "train.precision=fp32", *settings])
+    )
+
+
+def metered(run: Run) -> tuple[dict[str, float], int]:
+    """Two steps' metrics of a worker, and how many workers there are; texts of 20 tokens."""
+    found = Meter(run, torch.device("cpu"))
+    tokens = np.zeros((4, 77), np.int32)
+    tokens[:, 19] = 49407
+    for _ in range(2):
+        with found.step():
+            found.add(0.0, tokens)
+            found.add(0.0, tokens)
+    return found.metrics(), dist.get_world_size()
+
+
+@pytest.mark.parametrize(
+    ("setting", "image", "text"),
+    [("train.lock=none", 3, 3), ("model.patch_dropout=0.5", 1.5, 3), ("model.weights=w train.lock=image", 1, 3)],
+)
+def test_mfu_is_the_models_flops_over_the_workers_peak(
+    setting: str, image: float, text: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(tmp_path, *setting.split())
+    monkeypatch.setattr(meter, "peak_flops", lambda device, precision: 1e9)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        metrics, _ = metered(run)
+    finally:
+        dist.destroy_process_group()
+    flops = forward_flops(run.model, 20)
+    expected = (image * flops.image + text * flops.text) * metrics["samples_per_second"] / 1e9
+    assert metrics["mfu"] == pytest.approx(expected)
+    assert metrics["steps"] == 2
+    assert metrics["productive_seconds"] == pytest.approx(2 * metrics["step_seconds"])
+
+
+@pytest.mark.integration
+def test_the_peak_is_that_of_all_workers(tmp_path: Path) -> None:
+    """Two workers on the same cores measure twice one's peak at most, and more than nothing."""
+    run = planned(tmp_path)
+    for metrics, world in processes.run(2, metered, run):
+        assert world == 2
+        assert metrics["mfu"] > 0
+
+
+def test_a_peak_is_measured_where_no_table_knows_it() -> None:
+    assert 1e8 < peak_flops(torch.device("cpu"), "fp32") < 1e14
+
+
+def test_a_trace_holds_the_steps_asked_for(tmp_path: Path) -> None:
+    written: list[str] = []
+    profile = Profile((2, 3), str(tmp_path), written.append)
+    for number in range(1, 6):
+        with profile.step(number), torch.profiler.record_function(f"step-{number}"):
+            torch.ones(8, 8) @ torch.ones(8, 8)
+    [uri] = written
+    with gzip.open(uri) as file:
+        trace: dict[str, Any] = json.load(file)
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"step-2", "step-3", "aten::mm"} <= names
+    assert not {"step-1", "step-4"} & names
