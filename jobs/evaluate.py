@@ -144,20 +144,20 @@ def _evaluate(
     _finish(config, subject, outcome)
 
 
-def _weights(uri: str) -> str:
+def _weights(given: str) -> str:
     """Where the weights are that evaluate.model names: the URI itself, or what a training run there has exported."""
     from cliploom import storage
     from cliploom.models.weights import WEIGHTS
 
-    uri = storage.absolute(uri)
+    uri = storage.absolute(given)
     export = storage.join(uri, "export")
     if storage.exists(storage.join(export, WEIGHTS)):
         return export
     if storage.files(storage.join(uri, "checkpoints")):
-        raise InputError(f"evaluate.model: the run {uri} has not exported its weights yet: let it train to its end")
+        raise InputError(f"evaluate.model: the run {given} has not exported its weights yet: let it train to its end")
     if not storage.exists(uri) and not storage.files(uri):
         advice = "write models:/NAME@ALIAS, a file or folder of weights, or the folder of a training run"
-        raise InputError(f"evaluate.model: there is no {uri}: {advice}")
+        raise InputError(f"evaluate.model: there is no {given}: {advice}")
     return uri
 
 

@@ -34,7 +34,7 @@ def test_samples_come_in_order_with_what_they_have(tmp_path: Path) -> None:
     sets.write_tar(tmp_path / "0.tar", files)
     assert list(datasets.samples(str(tmp_path / "0.tar"))) == [
         datasets.Sample("a/x", None, None, None),
-        datasets.Sample("b", b"image", b"3", None),
+        datasets.Sample("b", b"image", b"3", None, facts=b"{}"),
         datasets.Sample("c", b"picture", None, b"one\ntwo"),
     ]
 

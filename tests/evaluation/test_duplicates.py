@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 import photos
@@ -38,13 +37,14 @@ def _features(pictures: list[Image.Image], seed: int = 0, width: int = 8) -> Fea
     )
 
 
+@functools.cache
 def _tiles() -> list[Image.Image]:
     """Disjoint squares of the photographs that show something."""
     found = []
     for photo in photos.photographs():
-        for left in range(0, photo.width - 127, 128):
-            for top in range(0, photo.height - 127, 128):
-                tile = photo.crop((left, top, left + 128, top + 128))
+        for left in range(0, photo.width - 79, 80):
+            for top in range(0, photo.height - 79, 80):
+                tile = photo.crop((left, top, left + 80, top + 80))
                 if np.asarray(tile.convert("L")).std() > 15:
                     found.append(tile)
     order = np.random.default_rng(0).permutation(len(found))
@@ -67,7 +67,7 @@ def _changed(picture: Image.Image, seed: int) -> Image.Image:
 def test_planted_copies_are_found_and_new_pictures_are_not() -> None:
     tiles = _tiles()
     half, quarter = len(tiles) // 2, len(tiles) // 4
-    assert quarter >= 10
+    assert quarter >= 15
     test = _features([_changed(tile, n) for n, tile in enumerate(tiles[:quarter])] + tiles[half:], seed=1)
     shards = [_features(tiles[: half // 2]), _features(tiles[half // 2 : half])]
     found = nearest(test, 2, lambda number: shards[number])
@@ -87,13 +87,15 @@ def test_broken_training_pictures_are_passed_over() -> None:
     assert (found.likeness > 0.999).tolist() == [True, False, True, True, True, True]
     assert found.place[[0, 2, 3, 4, 5]].tolist() == [[0, 0], [0, 2], [1, 0], [1, 1], [1, 2]]
     shards[0].causes[:] = shards[1].causes[:] = "no image"
-    assert nearest(_features(tiles), 2, lambda number: shards[number]).likeness.max() == 0
+    assert nearest(_features(tiles), 2, lambda number: shards[number]).likeness.max() <= 0
 
 
-@given(st.floats(0, 0.2), st.floats(0, 0.2), st.floats(0.8, 1), st.integers(0, 9))
+@pytest.mark.parametrize(
+    ("left", "top", "size", "number"), [(0, 0, 0.8, 0), (0.2, 0.1, 0.8, 1), (0.1, 0.03, 0.85, 2), (0.05, 0, 0.93, 3)]
+)
 def test_a_crop_is_alike_whichever_of_the_two_is_cropped(left: float, top: float, size: float, number: int) -> None:
     tile = _tiles()[number]
-    box = (128 * left, 128 * top, 128 * min(1, left + size), 128 * min(1, top + size))
+    box = (80 * left, 80 * top, 80 * min(1, left + size), 80 * min(1, top + size))
     one, other = (small(picture)[None] for picture in (tile, tile.crop(box)))
     assert alignment.likeness(one, other) == pytest.approx(alignment.likeness(other, one))
     assert alignment.likeness(one, other)[0] > 0.9

@@ -107,7 +107,7 @@ def _pixels(thumbnails: np.ndarray) -> Tensor:
 
 def _matrices(spans: Sequence[Span], count: int) -> Tensor:
     """For each span the matrix [count, 32] that averages the pixels under each of `count` equal parts of it."""
-    lows, highs = (torch.tensor([span[end] for span in spans])[:, None] * SIDE for end in (0, 1))
+    lows, highs = (torch.tensor([span[end] for span in spans], dtype=torch.float32)[:, None] * SIDE for end in (0, 1))
     edges = lows + (highs - lows) * torch.linspace(0, 1, count + 1)
     pixels = torch.arange(SIDE, dtype=torch.float32)
     low, high = edges[:, :-1, None], edges[:, 1:, None]

@@ -26,7 +26,9 @@ _ALIKE = 0.7  # coarse descriptions of pictures that are worth laying over each 
 class Nearest:
     """For each of N test samples, the training picture most like it."""
 
-    likeness: np.ndarray  # float32 [N], of both laid over each other; 0 where none is worth that
+    likeness: (
+        np.ndarray
+    )  # float32 [N], of both laid over each other; 0 where none is worth that, -1 where there is none
     cosine: np.ndarray  # float32 [N], of the two embeddings
     place: np.ndarray  # int64 [N, 2]: shard, and number in it
 

@@ -107,7 +107,7 @@ def _paint(sample: Sample, pixels: np.ndarray, thumbnail: np.ndarray) -> str:
 
 def small(image: Image.Image) -> np.ndarray:
     """A picture's thumbnail, uint8 [32, 32, 3]: the mean of the pixels under each of its own."""
-    return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Resampling.BOX))
+    return np.array(image.convert("RGB").resize((SIDE, SIDE), Resampling.BOX))
 
 
 def _captions(sample: Sample) -> list[str]:
