@@ -57,7 +57,7 @@ test: $(READY)
 	  torchvision open_clip_torch timm ftfy regex tqdm huggingface-hub safetensors wcwidth pyyaml packaging \
 	  clip-benchmark==1.6.2 scikit-learn scipy joblib threadpoolctl \
 	  webdataset==0.2.86 braceexpand  # its reader of shards breaks with webdataset 1
-	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pandas requests cloudpickle narwhals
 	@touch $@
 
 bench: $(READY) .venv-peer/.ready

@@ -25,7 +25,7 @@ class Subject(NamedTuple):
 
     name: str
     version: Version | None
-    weights: Path | None
+    weights: str | None  # URI
     registry: str  # URI
     folder: str  # URI
 
@@ -71,9 +71,7 @@ def _named(config: Config, suite: Suite) -> Subject:
 
     model = str(config.evaluate.model)
     if not model.startswith("models:/"):
-        if not Path(model).exists():
-            raise InputError(f"evaluate.model: there is no {model}: write models:/NAME@ALIAS or a path of weights")
-        return _subject(config, suite, Path(model).stem, None, Path(model), "")
+        return _subject(config, suite, _title(model), None, _weights(model), "")
     uri = registry.store_uri(config)
     registry.check(uri)
     return _registered(config, suite, registry.resolve(uri, model), uri)
@@ -84,7 +82,7 @@ def _registered(config: Config, suite: Suite, version: Version, uri: str) -> Sub
 
 
 def _subject(
-    config: Config, suite: Suite, title: str, version: Version | None, weights: Path | None, uri: str
+    config: Config, suite: Suite, title: str, version: Version | None, weights: str | None, uri: str
 ) -> Subject:
     from cliploom import storage
 
@@ -146,19 +144,44 @@ def _evaluate(
     _finish(config, subject, outcome)
 
 
+def _weights(uri: str) -> str:
+    """Where the weights are that evaluate.model names: the URI itself, or what a training run there has exported."""
+    from cliploom import storage
+    from cliploom.models.weights import WEIGHTS
+
+    uri = storage.absolute(uri)
+    export = storage.join(uri, "export")
+    if storage.exists(storage.join(export, WEIGHTS)):
+        return export
+    if storage.files(storage.join(uri, "checkpoints")):
+        raise InputError(f"evaluate.model: the run {uri} has not exported its weights yet: let it train to its end")
+    if not storage.exists(uri) and not storage.files(uri):
+        advice = "write models:/NAME@ALIAS, a file or folder of weights, or the folder of a training run"
+        raise InputError(f"evaluate.model: there is no {uri}: {advice}")
+    return uri
+
+
+def _title(uri: str) -> str:
+    """What a model that is not registered is called: its file or folder; that of the run where this is its export."""
+    parts = [part for part in uri.split("/") if part]
+    name = parts[-2] if parts[-1] == "export" and len(parts) > 1 else parts[-1]
+    return name.removesuffix(".safetensors").removesuffix(".pt")
+
+
 def _measure(config: Config, suite: Suite, opened: list[Dataset], subject: Subject) -> Outcome:
     from cliploom import registry, storage
     from cliploom.evaluation import contamination, model, run
+    from cliploom.loading import local_weights
     from cliploom.progress import Progress
 
     version, place = subject.version, storage.join(subject.folder, "model")
-    with tempfile.TemporaryDirectory() as temporary:
-        if version:
+    if version:
+        with tempfile.TemporaryDirectory() as temporary:
             weights = registry.download(subject.registry, version, Path(temporary))
             tested = model.publish(weights, place, version.name, version.version)
-        else:
-            assert subject.weights
-            tested = model.publish(subject.weights, place, subject.weights.stem)
+    else:
+        with local_weights(str(subject.weights)) as weights:
+            tested = model.publish(weights, place, _title(str(config.evaluate.model)))
     training = contamination.training(config.evaluate.overlap)
     with Progress("shards and classes", len(run.sources(suite.entries, opened, training))) as progress:
         return run.evaluate(

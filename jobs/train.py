@@ -124,6 +124,7 @@ def _start(config: Config) -> Any:
 def _train(run: Any, tracker: Any) -> bool:
     """Whether the run came to its end."""
     from cliploom.progress import Progress
+    from cliploom.training.board import GaveUpError
     from cliploom.training.trainer import fit
     from cliploom.training.watch import Watch
 
@@ -132,6 +133,8 @@ def _train(run: Any, tracker: Any) -> bool:
         watch = Watch(run, tracker.log, lambda uri: _keep(tracker, uri), progress, checks or (lambda step: None))
         try:
             done = fit(run, watch)
+        except GaveUpError as error:
+            sys.exit(f"error: {error} (run the same command again to go on)")
         finally:
             said = watch.finish()
         if checks:

@@ -36,7 +36,6 @@ def main(config: Config, _: list[str]) -> None:
     watch = _Watch(planned, uri, parent.run_id, root)
     try:
         with connect(config.ray, dashboard=True):
-            gpus = 0.0
             tune(
                 config.tune,
                 planned.proposals,
@@ -44,9 +43,9 @@ def main(config: Config, _: list[str]) -> None:
                 planned.records,
                 watch,
                 planned.needs,
-                gpus,
                 config.train.pool,
             )
+        searches.tidy(planned)
         found = searches.summarize(planned)
         _publish(searches.write(planned, found), parent)
         _say(found)
@@ -114,6 +113,8 @@ class _Watch:
 
     def ended(self, number: int, status: Any, reason: str) -> None:
         self._ended += 1
+        if status == "finished" and self._search.config.tune.method != "pbt":  # there others may still copy it
+            self._search.training.tidy(number)
         if number in self._open:
             self._open.pop(number).finish({"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[status])
         why = f": {reason}" if reason else ""
@@ -159,9 +160,18 @@ def _say(found: dict[str, Any]) -> None:
     for row in found.get("seeds", ()):
         print(f"seeds    {', '.join(row['names'])}: log error spreads by {row['spread']:.4f}")
     if recommended := found.get("recommendation"):
-        print(f"advice   {recommended}")
+        print(f"advice   {recommended if isinstance(recommended, str) else _advice(recommended)}")
     for row in found.get("ratios", ()):
         print(f"ratio    {row['fast']} over {row['slow']} at {row['accuracy']:.1%}: {row['ratio']}")
+
+
+def _advice(row: dict[str, Any]) -> str:
+    error = row["error"]
+    return (
+        f"for {row['flops']:.3g} FLOPs: factor {row['factor']:.3g} ({row['parameters']:.3g} parameters), "
+        f"{row['samples']:.3g} samples in batches of {row['global_batch_size']} ({row['batch_rule']}); "
+        f"expected {error['value']:.4f} ({error['low']:.4f} - {error['high']:.4f}); by {row['basis']}"
+    )
 
 
 def _law(law: Any) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +74,12 @@ def start_growing(
         },
         "head_node_type": _HEAD_TYPE,
         "available_node_types": {_HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **nodes},
-        **{name: [] for name in (*lists, "head_start_ray_commands", "worker_start_ray_commands")},
+        **{
+            name: []
+            for name in (*lists, "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+        },
+        "file_mounts": {},
+        "auth": {},
     }
     config = folder / "cluster.yaml"
     config.write_text(yaml.safe_dump(tree))
@@ -94,7 +102,7 @@ def _start(
     folder: Path, ports: list[int], own: Mapping[str, object], own_environment: Mapping[str, str]
 ) -> Iterator[Head]:
     token = folder / "token"
-    token.write_text("a-token-of-the-tests-that-is-long-enough")
+    token.write_text(secrets.token_hex(32))
     gcs, dashboard, client, agent, grpc, metrics = ports
     environment = {
         "RAY_AUTH_MODE": "token",
@@ -116,8 +124,12 @@ def _start(
     }
     command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "log").open("w") as log:
-        started = {**os.environ, **environment, **own_environment}
+    # A job finds its cluster by a file there, which would be that of the last head that was started on this machine.
+    with (
+        (folder / "log").open("w") as log,
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as own_place,
+    ):
+        started = {**os.environ, **environment, **own_environment, "RAY_TMPDIR": own_place}
         node = subprocess.Popen(command, env=started, stdout=log, stderr=subprocess.STDOUT)
         here = "127.0.0.1"
         scraped = f"http://{here}:{metrics}/metrics"
@@ -132,6 +144,60 @@ def _start(
             for process in family:  # pretended machines outlive their head, as real ones do
                 if process.is_running():
                     process.kill()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A worker node of a cluster."""
+
+    process: subprocess.Popen[bytes]
+    id: str
+
+    def kill(self) -> None:
+        """Have it gone from one moment to the next, with all that runs on it."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+    def drain(self, head: Head, seconds: int) -> None:
+        """Give notice that it will be taken away, as a cloud does of a spot node."""
+        words = [f"--address={head.address}", f"--node-id={self.id}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+        words += ["--reason-message=spot", f"--deadline-remaining-seconds={seconds}"]
+        ray = str(Path(sys.executable).with_name("ray"))
+        subprocess.run([ray, "drain-node", *words], env={**os.environ, **head.environment}, check=True)
+
+
+@contextmanager
+def join(head: Head, folder: Path, cpus: int = 2) -> Iterator[Node]:
+    """A node of the cluster besides its head, on the same machine, ended with the block."""
+    known = {node["NodeID"] for node in nodes(head)}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+    command += [f"--address={head.address}", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}"]
+    command += [f"--object-store-memory={200 * 2**20}"]
+    with (folder / "node.log").open("a") as log:
+        process = subprocess.Popen(command, env={**os.environ, **head.environment}, stdout=log, stderr=log)
+    try:
+        new: list[str] = []
+        while not new:
+            assert process.poll() is None, (folder / "node.log").read_text()
+            new = [node["NodeID"] for node in nodes(head) if node["Alive"] and node["NodeID"] not in known]
+        yield Node(process, new[0])
+    finally:
+        if process.poll() is None:
+            Node(process, "").kill()
+
+
+def nodes(head: Head) -> list[dict[str, Any]]:
+    """What the cluster says of its nodes."""
+    script = (
+        f"import json, ray; ray.init({head.address!r}, log_to_driver=False, logging_level='ERROR'); "
+        "print(json.dumps(ray.nodes()))"
+    )
+    env = {**os.environ, **head.environment}
+    answer = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
+    found: list[dict[str, Any]] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
 def _wait(head: Head, node: subprocess.Popen[bytes], log: Path) -> None:

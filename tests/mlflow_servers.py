@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,18 @@ _START_SECONDS = 180
 _POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 
 
-@dataclass
 class MlflowServer:
-    """An MLflow server that can be stopped and started again at the same port.
+    """An MLflow server on sqlite that can be stopped and started again at its port; all it keeps is in `folder`."""
 
-    Args:
-        folder: of its log, and of what it keeps unless told otherwise.
-        database: URI, with %s for the name of one of two databases.
-        artifacts: URI or folder.
-        environment: more variables, of S3 say.
-    """
-
-    folder: Path
-    database: str = ""
-    artifacts: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    users: bool = True
-
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path, users: bool = True) -> None:
+        self.folder, self.users = folder, users
         self.port = servers.free_ports(1)[0]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.database = self.database or f"sqlite:///{self.folder}/%s.db"
-        self.artifacts = self.artifacts or str(self.folder / "artifacts")
 
-    def start(self, **environment: str) -> None:
-        """Start it, with `environment` over its own, and wait until it answers."""
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
         (self.folder / "auth.ini").write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {self.database % 'mlflow_auth'}\n"
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self.folder}/auth.db\n"
             f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             "auth_cache_ttl_seconds = 60\n"  # otherwise the password is hashed anew at each request, for a second or so
@@ -61,14 +45,17 @@ class MlflowServer:
         }
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", self.database % "mlflow", "--workers", "1"),
-            *("--artifacts-destination", self.artifacts),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
             *(("--app-name", "basic-auth") if self.users else ()),
         ]
+        self._run(command, settings)
+
+    def _run(self, command: list[str], settings: Mapping[str, str]) -> None:
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **settings, **self.environment, **environment},
+            env={**os.environ, **settings},
             cwd=self.folder,
             stdout=self.log,
             stderr=self.log,
@@ -99,6 +86,45 @@ class MlflowServer:
             time.sleep(0.2)
 
 
+class TeamServer(MlflowServer):
+    """As a team has it: started by cluster/mlflow/start.sh, on PostgreSQL and S3.
+
+    Args:
+        folder: of its log and secrets.
+        database_port: of a PostgreSQL on the loopback.
+        artifacts: URI.
+    """
+
+    def __init__(self, folder: Path, database_port: int, artifacts: str) -> None:
+        super().__init__(folder)
+        self.settings = {
+            "SECRETS": str(folder / "secrets"),
+            "TMPDIR": str(folder),
+            "DATABASE_HOST": "127.0.0.1",
+            "DATABASE_PORT": str(database_port),
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "WORKERS": "1",
+            "ALLOWED_HOSTS": f"127.0.0.1:{self.port}",
+            "ARTIFACTS": artifacts,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def start(self, s3_key: str = servers.ACCESS_KEY) -> None:
+        """Start it with this access key for S3."""
+        secrets = {
+            "database-password": PASSWORD,
+            "admin-password": PASSWORD,
+            "session-key": "for-tests",
+            "s3-access-key": s3_key,
+            "s3-secret-key": servers.SECRET_KEY,
+        }
+        (self.folder / "secrets").mkdir(exist_ok=True)
+        for name, value in secrets.items():
+            (self.folder / "secrets" / name).write_text(value)
+        self._run([str(servers.ROOT / "cluster/mlflow/start.sh")], self.settings)
+
+
 def lacks_postgres() -> str:
     """Why there can be no PostgreSQL here; nothing where there can."""
     if not _POSTGRES:
@@ -109,8 +135,8 @@ def lacks_postgres() -> str:
 
 
 @contextmanager
-def postgres(names: tuple[str, ...]) -> Iterator[str]:
-    """A PostgreSQL on the loopback with databases of these names; gives their URI, with %s for the name."""
+def postgres(names: tuple[str, ...]) -> Iterator[int]:
+    """A PostgreSQL on the loopback with databases of these names; gives its port. The user mlflow has PASSWORD."""
     programs, [port] = str(_POSTGRES[-1].parent), servers.free_ports(1)
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to other users
     as_user: dict[str, Any] = {}
@@ -129,7 +155,6 @@ def postgres(names: tuple[str, ...]) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         **as_user,
     )
-    uri = f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{port}/%s"
     try:
         ready = [f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         while subprocess.run(ready).returncode:
@@ -139,7 +164,7 @@ def postgres(names: tuple[str, ...]) -> Iterator[str]:
         for name in names:
             made = [f"{programs}/createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", name]
             subprocess.run(made, check=True, env=access)
-        yield uri
+        yield port
     finally:
         server.send_signal(signal.SIGINT)  # its fast shutdown
         server.wait(60)

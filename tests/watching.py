@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -16,6 +17,7 @@ import psutil
 from clusters import HEAD_NODE, Head
 
 T = TypeVar("T")
+_SECONDS = 240
 
 
 def listed(head: Head, kind: str, **filters: str) -> list[dict[str, Any]]:
@@ -39,14 +41,19 @@ def workers(head: Head, pool: str | None = None) -> dict[str, dict[str, Any]]:
     }
 
 
-def until(condition: Callable[[], T | None], what: str, seconds: float = 180) -> T:
-    """The first true answer of `condition`; what it looks at is in other processes, hence the polling."""
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], T | None], what: str, job: subprocess.Popen[str] | None = None) -> T:
+    """The first true answer of `condition`; what it looks at is in other processes, hence the polling.
+
+    Raises:
+        AssertionError: there is none within minutes, or `job` ends before.
+    """
+    deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         if answer := condition():
             return answer
+        assert job is None or job.poll() is None, job.stdout and job.stdout.read()
         time.sleep(0.2)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+    raise AssertionError(f"not within {_SECONDS} s: {what}")
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -138,6 +138,7 @@ def _save(request: Request) -> dict[str, Any]:
 
     from cliploom.training import checkpoint
     from cliploom.training.loop import Loop
+    from cliploom.training.watchdog import Watchdog
 
     begun: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -145,7 +146,8 @@ def _save(request: Request) -> dict[str, Any]:
         begun = [run, checkpoint.begin(run.folder)[0]]
     dist.broadcast_object_list(begun)
     run, attempt = begun
-    loop = Loop(run, attempt, None, lambda row: None, threading.Event())
+    watchdog = Watchdog(f"{run.folder}/hang.txt", lambda line: None)
+    loop = Loop(run, attempt, None, lambda row: None, threading.Event(), watchdog)
     batches = itertools.cycle(_in_memory(run, 4))
     for _ in range(WARM_UP):
         loop._take_step(batches)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from cliploom.data.plan import Part, Plan, kept_patches, micro_batches, rank_span, work_items
+from cliploom.data.plan import DIGEST_RANGE, Part, Plan, digest, kept_patches, micro_batches, rank_span, work_items
 
 shards = st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any)
 seeds = st.integers(0, 2**63 - 1)
@@ -203,3 +203,19 @@ def test_every_patch_is_dropped_as_often_as_others() -> None:
     counts = np.bincount(kept_patches(3, samples, 16, 4).ravel(), minlength=16)
     assert counts.sum() == 16000
     assert np.abs(counts - 1000).max() < 150  # five standard deviations
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_digest_tells_which_samples_stand_where_however_the_batch_is_cut(rows: int, data: st.DataObject) -> None:
+    samples = np.array([data.draw(st.tuples(*[st.integers(0, 2**40)] * 3)) for _ in range(rows)], dtype=np.int64)
+    cuts = sorted({0, rows, *data.draw(st.lists(st.integers(0, rows), max_size=5))})
+    padding = np.full((2, 3), -1, dtype=np.int64)
+    parts = [digest(np.concatenate([samples[a:b], padding]), a) for a, b in itertools.pairwise(cuts)]
+    whole = digest(samples, 0)
+    assert sum(parts) % DIGEST_RANGE == whole
+    assert int(float(whole)) == whole
+    other = samples.copy()
+    other[data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, 2))] += 1
+    assert digest(other, 0) != whole
+    if not np.array_equal(samples, samples[::-1]):
+        assert digest(samples[::-1], 0) != whole

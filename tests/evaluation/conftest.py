@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import protocols
 from cliploom import models
-from cliploom.evaluation import features
 from cliploom.evaluation import model as published
 from cliploom.evaluation.model import Model
 from cliploom.models import weights
@@ -22,8 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Extraction runs its stages one after another in this process."""
-
-    monkeypatch.setattr(features, "extract", features.extract_here)
+    protocols.without_ray(monkeypatch)
 
 
 @pytest.fixture

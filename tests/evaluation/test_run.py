@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import evaluation_sets as sets
+import protocols
 from cliploom.errors import InputError
 from cliploom.evaluation import examples, gates, output, report, run, suite, summary
-from cliploom.evaluation.features import Pictures
 from cliploom.evaluation.model import Model
-from cliploom.settings.evaluation import Evaluate, EvaluateOverlap
+from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.registry import Gates
 
 _SUITE = """
@@ -179,39 +179,8 @@ def test_shares_are_shown_with_as_many_digits_as_tell_something(share: float, te
     assert report.percent(share) == text
 
 
-def _protocols(folder: Path, model: Model) -> tuple[run.Outcome, Path]:
-    """Two sets of which one is a shift of the other, with training splits; half of the first one is trained on."""
-    sets.classification(folder / "colours", samples=60, shards=2)
-    sets.classification(folder / "colours", samples=90, shards=2, split="train", first=1000)
-    sets.classification(folder / "shifted", samples=40, shards=1, first=5000)
-    (folder / "shifted/base_classnames.txt").write_text("red\ngreen\nblue\twhite\n")
-    (folder / "shifted/classnames.txt").write_text("red\ngreen\nother\n")
-    files = {
-        f"{n}.{kind}": (b"0" if kind == "cls" else sets.encoded(sets.picture(n)))
-        for n in range(40)
-        for kind in ("png", "cls")
-    }
-    sets.write_tar(
-        folder / "shifted/test/0.tar",
-        {k: b"%d" % (int(k[:-4]) % 3) if k.endswith("cls") else v for k, v in files.items()},
-    )
-    (folder / "references.csv").write_text("model,colours,shifted\na,0.3,0.2\nb,0.5,0.4\nc,0.7,0.55\n")
-    pairs = [{f"{n}.png": sets.encoded(sets.picture(n)), f"{n}.txt": b"a picture"} for n in range(30)]
-    sets.write_tar(folder / "pairs.tar", {k: v for pair in pairs for k, v in pair.items()})
-    (folder / "small.yaml").write_text(
-        "- {dataset: colours, tasks: [zeroshot_classification, linear_probe, few_shot], samples: 61, paper: CIFAR10}\n"
-        "- {dataset: shifted, tasks: [zeroshot_classification], shift_of: colours}\n"
-    )
-    found = suite.load(str(folder / "small.yaml"))
-    overlap = EvaluateOverlap(min_likeness=0.999)  # the pictures are noise: what is alike is the same
-    settings = Evaluate(batch_size=16, references=str(folder / "references.csv"), overlap=overlap)
-    training = [Pictures(str(folder / "pairs.tar"), "pictures-1")]
-    opened = run.open_suite(found, str(folder))
-    return run.evaluate(found, opened, model, training, str(folder / "features"), settings, 0.0), folder
-
-
 def test_probes_shifts_and_overlap(folder: Path, model: Model, without_ray: None, tmp_path: Path) -> None:
-    outcome, _ = _protocols(folder, model)
+    outcome = protocols.everything(folder, model)
     names = [(row["task"], row["metric"]) for row in outcome.rows if row["dataset"] == "colours"]
     assert names == [
         *[("zeroshot_classification", metric) for metric in ("acc1", "mean_per_class_recall")],
@@ -225,22 +194,36 @@ def test_probes_shifts_and_overlap(folder: Path, model: Model, without_ray: None
     assert outcome.findings[0].warnings == ["data set colours has 60 samples, the suite expects 61"]
     zero, probed = outcome.shifts
     assert (zero.classifier, probed.classifier) == ("zero-shot", "linear probe")
-    assert zero.shift.value == outcome.rows[-2]["value"]
+    assert zero.shift.value == next(row["value"] for row in outcome.rows if row["dataset"] == "shifted")
     assert zero.line is not None
     assert zero.effective is not None
     assert zero.effective.value == pytest.approx(zero.shift.value - zero.line.expected(zero.base.value))
     one = outcome.overlaps[0].overlap
     pngs = [n for n in range(30) if n % 3 == 0]  # the pictures that both have, losslessly
     assert {f"{n:04d}" for n in pngs} <= set(outcome.overlaps[0].duplicates)
-    assert one.corrected == pytest.approx(min(1, 2 * (one.p or 0)))
+    assert one.corrected == pytest.approx(min(1, 3 * (one.p or 0)))
     assert all(pair.picture.startswith("data:image") for pair in outcome.overlaps[0].pairs)
     output.write(outcome, gates.judge(outcome.rows, Gates()), None, tmp_path)
     found = json.loads((tmp_path / "analyses.json").read_text())
     assert found["robustness"][0]["effective"]["value"] == zero.effective.value
     assert found["few_shot"][0]["shots"][0]["examples"] == 1
     assert found["paper"][0]["zeroshot"]["RN50"] == pytest.approx(0.756)
+    assert found["prompts"][0]["ensemble"] == values["acc1"]
+    assert set(found["prompts"][0]["fewer"]) == {"name alone", "first prompt"}
+    groups = found["classes"]["people"]["groups"]
+    assert {(one["attribute"], one["value"]) for one in groups} == {("age", "old"), ("age", "young")}
+    short = (tmp_path / "report.md").read_text()
+    for text in ("## Robustness", "## Few-shot probes", "## Overlap", "## Prompts", "| colours | top 1 |"):
+        assert text in short
     page = (tmp_path / "report.html").read_text()
-    for text in ("Linear probe", "Few-shot", "effective robustness", "Overlap with the training data", "The paper"):
+    for text in (
+        "Linear probe",
+        "Few-shot",
+        "effective robustness",
+        "Overlap with the training data",
+        "The paper",
+        "By group",
+    ):
         assert text in page
 
 

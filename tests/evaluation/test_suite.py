@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -75,13 +77,16 @@ def test_missing_file_is_named() -> None:
 
 def test_the_demonstrations_suite_is_valid() -> None:
     found = suite.load(str(_REPOSITORY / "jobs/configs/suites/demo.yaml"))
+    whole = suite.load(str(_REPOSITORY / "jobs/configs/suites/demo-full.yaml"))
+    assert {entry.name for entry in whole.entries} == {entry.name for entry in found.entries}
     assert {"twemoji-seen", "twemoji-unseen", "twemoji-retrieval"} <= {entry.name for entry in found.entries}
 
 
 def test_the_papers_suite_names_its_27_data_sets_with_their_metrics() -> None:
     entries = {entry.name: entry for entry in suite.load(str(_REPOSITORY / "jobs/configs/suites/clip.yaml")).entries}
-    assert {entry.paper for entry in entries.values()} - {None} == set(paper.zeroshot()["RN50"])
-    first = {name: entry.metrics_of("linear_probe")[0] for name, entry in entries.items() if entry.paper}
+    tables = set(paper.zeroshot()["RN50"])
+    assert {entry.paper for entry in entries.values()} - {None} == tables | set(paper.beyond()["RN50"])
+    first = {name: entry.metrics_of("linear_probe")[0] for name, entry in entries.items() if entry.paper in tables}
     special = {name: metric for name, metric in first.items() if metric != "lp_acc1"}
     assert special == dict.fromkeys(
         ("fgvc_aircraft", "oxford_pets", "caltech101", "flowers102"), "lp_mean_per_class_recall"
@@ -92,3 +97,19 @@ def test_the_papers_suite_names_its_27_data_sets_with_their_metrics() -> None:
     }
     assert sum(entry.shift_of == "imagenet" for entry in entries.values()) == 7
     assert {"flickr30k", "mscoco_captions", "rareact"} <= set(entries)
+
+
+def test_the_papers_suite_has_the_sizes_of_its_table_9() -> None:
+    entries = {entry.name: entry for entry in suite.load(str(_REPOSITORY / "jobs/configs/suites/clip.yaml")).entries}
+    text = (_REPOSITORY / "jobs/configs/suites/clip.yaml").read_text()
+    metrics = {"mean_per_class": "mean_per_class_recall", "11-point mAP": "mean_average_precision_11point"}
+    with (Path(__file__).parent / "facts" / "datasets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 27
+    for row in rows:
+        entry = entries[row["id"]]
+        sizes = {"classes": entry.classes, "train": entry.training_samples, "test": entry.samples}
+        assert sizes == {name: int(row[name]) for name in sizes}, row["id"]
+        if row["metric"] in metrics:
+            assert entry.wanted("zeroshot_classification")[0] == metrics[row["metric"]]
+        assert re.search(rf"- dataset: {row['id']}  # .*; {row['prompts']} prompts? a class", text), row["id"]

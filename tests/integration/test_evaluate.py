@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def ray(s3: Callable[[], str]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mu") / "export"
+    folder = tmp_path_factory.mktemp("weights") / "mu"
     weights.save(models.create(models.preset("ViT-mu-8-32"), seed=0), folder)
     return folder
 
@@ -95,27 +96,27 @@ def test_numbers_are_those_of_a_plain_loop_and_features_are_kept(
     assert run(evaluate__model=model) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[:3] == [
-        "run      export-small",
-        f"storage  {Path.cwd()}/runs/export-small/evaluation",
+        "run      mu-small",
+        f"storage  {Path.cwd()}/runs/mu-small/evaluation",
         "mlflow   none, it is a file",
     ]
     assert "acc1" in printed
-    rows = _results("export-small")
+    rows = _results("mu-small")
     assert rows[0]["metric"] == "acc1"
     assert rows[0]["value"] == pytest.approx(_accuracy(model))
-    folder = Path("runs/export-small/evaluation")
+    folder = Path("runs/mu-small/evaluation")
     with (folder / "results.csv").open() as file:
         assert [float(row["value"]) for row in csv.DictReader(file)] == [row["value"] for row in rows]
     assert "data:image/webp" in (folder / "report.html").read_text()
 
     kept = sorted(Path("runs/features").rglob("*.npz"))
-    assert len(kept) == 3 + 2 + 1
+    assert len(kept) == 3 + 2 + 3, "class names are embedded by all prompts, by the first, and alone"
     times = {path: path.stat().st_mtime_ns for path in kept}
     lost = next(path for path in kept if len(np.load(path)["keys"]) == 16)
     lost.unlink()  # as if the job had been stopped before this shard was finished
     assert run(evaluate__model=model) == 0
     assert {path for path in kept if path.stat().st_mtime_ns != times[path]} == {lost}
-    again = _results("export-small")
+    again = _results("mu-small")
     assert [row["value"] for row in again] == [row["value"] for row in rows]
 
 
@@ -182,10 +183,27 @@ def test_data_model_and_features_may_be_on_s3(run: Callable[..., int], model: Pa
     bucket = s3()
     for path in Path("sets").rglob("*.*"):
         storage.upload(path, f"{bucket}/{path}")
-    assert run(evaluate__model=model, evaluate__root=f"{bucket}/sets", run__storage=f"{bucket}/runs") == 0
-    rows = json.loads(storage.read(f"{bucket}/runs/export-small/evaluation/results.json"))
+    for path in model.iterdir():
+        storage.upload(path, f"{bucket}/mu/{path.name}")
+    assert run(evaluate__model=f"{bucket}/mu", evaluate__root=f"{bucket}/sets", run__storage=f"{bucket}/runs") == 0
+    rows = json.loads(storage.read(f"{bucket}/runs/mu-small/evaluation/results.json"))
     assert rows[0]["value"] == pytest.approx(_accuracy(model))
-    assert len(storage.files(f"{bucket}/runs/features")) == 6
+    assert len(storage.files(f"{bucket}/runs/features")) == 8
+
+
+def test_a_training_runs_folder_stands_for_the_weights_that_it_exported(
+    run: Callable[..., int], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("trained/first/checkpoints").mkdir(parents=True)
+    Path("trained/first/checkpoints/COMMIT.json").write_text("{}")
+    assert run(evaluate__model="trained/first") == 2
+    assert "trained/first has not exported its weights yet: let it train to its end" in capsys.readouterr().err
+    shutil.copytree(model, "trained/first/export")
+    assert run(evaluate__model="trained/first") == 0
+    rows = _results("first-small")
+    assert {row["model"] for row in rows} == {"first"}
+    assert rows[0]["value"] == pytest.approx(_accuracy(model))
+    assert Path("runs/first-small/evaluation/report.md").read_text().startswith("# first on small")
 
 
 def test_a_damaged_shard_is_the_users_to_mend(

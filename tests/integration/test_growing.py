@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ import servers
 import watching
 from clusters import Head
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 BATCH = 16
+NOTICE_SECONDS = 15
 SUBMIT = "cluster/submit.py"
 # Open to the network, as cluster/README.md lists them.
 LISTED = {"gcs_server", "raylet/raylet", "util.client.server", "dashboard/agent.py", "runtime_env/agent", "ray::"}
@@ -81,6 +83,20 @@ def attempts(folder: Path, name: str) -> list[int]:
     return [json.loads(path.read_text())["step"] for path in sorted((folder / name / "attempts").iterdir())]
 
 
+@contextmanager
+def watch_for_notices(head: Head, cloud: metadata.Metadata, node: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The agent of a node, once it polls."""
+    command = [sys.executable, "cluster/agent.py", "--cloud", "aws", "--metadata", cloud.url, "--node-id", node]
+    command += ["--address", head.address, "--poll-seconds", "0.1"]
+    agent = subprocess.Popen(command, cwd=servers.ROOT, env={**os.environ, **head.environment})
+    try:
+        cloud.await_request(metadata.AWS_REBALANCE)
+        yield agent
+    finally:
+        agent.kill()
+        agent.wait()
+
+
 def check_what_listens(head: Head) -> None:
     """Nothing beyond what the README lists, and nothing that lets a stranger start a job."""
     found = watching.listening(head)
@@ -100,31 +116,19 @@ def test_training_grows_the_cluster_moves_off_a_spot_node_and_leaves_it_empty(
     growing: Head, shards: str, tmp_path: Path
 ) -> None:
     assert watching.workers(growing) == {}
-    job = submit(growing, write_config(tmp_path, shards, "spot", steps=400))
-    watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint")
-    [spot] = watching.workers(growing, "train")
-    [worker] = watching.listed(growing, "actors", class_name="RayTrainWorker", state="ALIVE")
-    assert worker["node_id"] == spot
-    reading = {task["node_id"] for task in watching.listed(growing, "tasks") if task["name"] == "MapBatches(read)"}
-    assert reading - {None} <= set(watching.workers(growing, "ingest"))
-    check_what_listens(growing)
-    deadline = time.monotonic() + 15
-    with metadata.serve() as cloud:
-        agent = subprocess.Popen(
-            [
-                *(sys.executable, "cluster/agent.py", "--cloud", "aws", "--metadata", cloud.url),
-                *("--node-id", spot, "--address", growing.address, "--poll-seconds", "0.1"),
-            ],
-            cwd=servers.ROOT,
-            env={**os.environ, **growing.environment},
-        )
-        cloud.await_request(metadata.AWS_REBALANCE)  # it polls, and has heard nothing
-        cloud.answers[metadata.AWS_ACTION] = metadata.aws_action(15)
+    job = submit(growing, write_config(tmp_path, shards, "spot", steps=1000))
+    [spot] = watching.until(lambda: watching.workers(growing, "train"), "a node for training", job)
+    with metadata.serve() as cloud, watch_for_notices(growing, cloud, spot) as agent:
+        watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint", job)
+        [worker] = watching.listed(growing, "actors", class_name="RayTrainWorker", state="ALIVE")
+        assert worker["node_id"] == spot
+        tasks = [task for task in watching.listed(growing, "tasks") if task["name"] == "MapBatches(read)"]
+        assert {task["node_id"] for task in tasks} - {None} <= watching.workers(growing, "ingest").keys()
+        check_what_listens(growing)
+        cloud.answers[metadata.AWS_ACTION] = metadata.aws_action(NOTICE_SECONDS)
         assert agent.wait(60) == 0
-    draining = [node for node in watching.listed(growing, "nodes") if node["node_id"] == spot]
-    assert draining[0]["state"] == "DEAD" or draining[0]["state_message"]
-    moved = watching.until(lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline")
-    assert moved
+    deadline = time.monotonic() + NOTICE_SECONDS
+    watching.until(lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline", job)
     watching.take_away(growing, spot)
     told = finish(job)
     assert told.startswith("job      spot at ")
@@ -142,7 +146,7 @@ def test_a_run_outlives_its_head(shards: str, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with clusters.start(tmp_path / "first") as head:
         job = submit(head, config)
-        watching.until(lambda: committed(tmp_path, "outlives"), "a first checkpoint")
+        watching.until(lambda: committed(tmp_path, "outlives"), "a first checkpoint", job)
         for process in watching.family(head.pid):
             process.kill()
         told, _ = job.communicate()

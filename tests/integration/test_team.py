@@ -6,8 +6,10 @@ import base64
 import importlib.util
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ import servers
 from cliploom import models, registry
 from cliploom.errors import InputError
 from cliploom.models import weights
-from cliploom.registry import catalog, store
+from cliploom.registry import catalog, claims, history, review, store
 from clusters import Head
-from mlflow_servers import ADMIN, PASSWORD, MlflowServer
+from mlflow_servers import ADMIN, PASSWORD, MlflowServer, TeamServer
 
 pytestmark = [
     pytest.mark.integration,
@@ -51,8 +53,8 @@ def team(
         return
     if lacking := mlflow_servers.lacks_postgres():
         pytest.skip(lacking)
-    with mlflow_servers.postgres(("mlflow", "mlflow_auth")) as database:
-        server = MlflowServer(folder, database, f"{s3()}/mlflow")
+    with mlflow_servers.postgres(("mlflow", "mlflow_auth")) as port:
+        server = TeamServer(folder, port, f"{s3()}/mlflow")
         server.start()
         yield server
         server.stop()
@@ -103,7 +105,7 @@ def export(folder: Path, seed: int) -> Path:
 
 
 def test_from_training_to_rollback(team: MlflowServer, job: Callable[..., str], tmp_path: Path) -> None:
-    if team.database.startswith("sqlite"):  # a fit takes its time; that of the other store is enough
+    if not isinstance(team, TeamServer):  # a fit takes its time; that of the other store is enough
         tracker = registry.Tracker.start(team.uri, "cliploom", "first", {}, {})
         registry.register(
             team.uri, NAME, tracker.run_id, export(tmp_path / "first", 0), {"samples_seen": "64"}, "# C\n"
@@ -248,8 +250,8 @@ def test_a_server_that_goes_away_or_has_no_s3_registers_nothing_by_half(
         with pytest.raises(store.StoreError, match=rf"MLflow at {team.uri} can't be reached") as raised:
             registry.register(team.uri, "outage", tracker.run_id, folder, {}, "# C\n")
     assert "\n" not in str(raised.value)
-    if team.artifacts.startswith("s3://"):
-        team.start(AWS_ACCESS_KEY_ID=servers.READER_KEY)
+    if isinstance(team, TeamServer):
+        team.start(servers.READER_KEY)
         assert registry.versions(team.uri, "outage") == []
         with pytest.raises(store.StoreError, match=r"does not do that") as raised:
             registry.register(team.uri, "outage", tracker.run_id, folder, {}, "# C\n")
@@ -260,3 +262,33 @@ def test_a_server_that_goes_away_or_has_no_s3_registers_nothing_by_half(
     version = registry.register(team.uri, "outage", tracker.run_id, folder, {}, "# C\n")
     assert version.version == 1
     registry.download(team.uri, version, tmp_path / "here")
+
+
+def test_of_deciders_and_evaluators_at_once_one_wins(team: MlflowServer, tmp_path: Path) -> None:
+    tracker = registry.Tracker.start(team.uri, "cliploom", "contested", {}, {})
+    versions = [
+        registry.register(team.uri, "contested", tracker.run_id, export(tmp_path / f"{seed}", seed), {}, "# C\n")
+        for seed in (11, 12)
+    ]
+    seen, start = history.read(team.uri, "contested"), threading.Barrier(4)
+
+    def decide(number: int) -> str:
+        start.wait()
+        try:
+            review.approve(team.uri, versions[number % 2], f"reviewer {number}", "good", override=True, seen=seen)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def claim(_: int) -> bool:
+        start.wait()
+        return claims.claim(team.uri, versions[0], 600) is not None
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(decide, range(4)))
+        claimed = list(threads.map(claim, range(4)))
+    [winner] = [number for number, answer in enumerate(answers) if not answer]
+    assert all(f"reviewer {winner} decided meanwhile" in answer for answer in answers if answer)
+    assert registry.resolve(team.uri, "models:/contested@champion").version == winner % 2 + 1
+    assert len(history.read(team.uri, "contested").decisions) == 1
+    assert sum(claimed) == 1

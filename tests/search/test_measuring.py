@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+import evaluation_sets
 import pairs
 from cliploom import config, objectives
 from cliploom.data.plan import WorkItem
 from cliploom.data.reader import Reader
+from cliploom.data.tokenizer import Tokenizer
+from cliploom.data.transforms import Preprocess
 from cliploom.errors import InputError
+from cliploom.evaluation.datasets import open_dataset, samples
+from cliploom.evaluation.suite import Entry
 from cliploom.models import normalize_pixels
 from cliploom.search import measuring
 from cliploom.settings.search import Tune
@@ -68,3 +75,19 @@ def test_too_few_held_out_pairs_are_refused(tmp_path: Path) -> None:
     run, uri = planned(tmp_path)
     with pytest.raises(InputError, match=r"has 48 pairs, fewer than 3 batches of 17: lower tune\.held_out_batches"):
         measuring.held_out(run, uri, Tune(held_out_batch=17, held_out_batches=3))
+
+
+def test_zeroshot_accuracy_is_the_share_of_images_whose_class_scores_highest(tmp_path: Path) -> None:
+    run, _ = planned(tmp_path)
+    root = evaluation_sets.classification(tmp_path / "set")
+    network = objectives.create("contrastive", run.model, 0).eval()
+    dataset = open_dataset(Entry(dataset=str(root), name="set", tasks=("zeroshot_classification",)), ".")
+    encode = Tokenizer()
+    prompts = encode([dataset.templates[0].replace("{c}", name) for name in dataset.classnames])
+    right = []
+    for shard in dataset.shards:
+        for sample in samples(shard.uri):
+            image = Preprocess(run.model.image_size)(Image.open(io.BytesIO(sample.image or b"")))[None]
+            right.append(int(objectives.score(network, image, prompts).argmax()) == int(sample.label or b"-1"))
+    assert measuring.zeroshot(network, run, str(root), 1000) == pytest.approx(np.mean(right))
+    assert measuring.zeroshot(network, run, str(root), 5) == pytest.approx(np.mean(right[:5]))

@@ -34,7 +34,8 @@ _U64 = np.uint64
 _TURN = 64  # draws; few, so that small batches are mixed as well
 
 # What a hash is for: the same (seed, pass) gives independent values for each of them.
-_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS, _PATCHES, _MIXTURE = range(6)
+_SHARDS, _SAMPLES, _REPLACEMENT, _RANDOMNESS, _PATCHES, _MIXTURE, _DIGEST = range(7)
+DIGEST_RANGE = 2**53  # a digest is a whole number that a float holds
 
 
 class Part(NamedTuple):
@@ -203,6 +204,20 @@ def kept_patches(seed: int, samples: Integers, total: int, kept: int) -> Integer
     epoch, shard, index = (samples[:, column, None] for column in range(3))
     drawn = mix(seed, _PATCHES, epoch, shard, index, np.arange(total))
     return np.sort(np.argsort(drawn, axis=1, kind="stable")[:, :kept], axis=1)
+
+
+def digest(samples: Integers, position: int) -> int:
+    """A number below 2^53 that says which samples stand where in a batch.
+
+    Those of a batch's parts, added up modulo 2^53, make the batch's, however it is cut.
+
+    Args:
+        samples: int64 [m, 3]: epoch, shard, index; -1 where there is none.
+        position: of the first of them.
+    """
+    real = samples[:, 0] >= 0
+    words = (np.arange(position, position + len(samples))[real], *samples[real].T)
+    return int((mix(_DIGEST, *words) >> _U64(11)).sum(dtype=_U64)) % DIGEST_RANGE
 
 
 def rank_span(global_batch_size: int, world_size: int, rank: int) -> tuple[int, int]:

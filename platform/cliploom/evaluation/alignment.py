@@ -22,6 +22,7 @@ _GREY = 64  # of the coarse comparison: it is of grey pictures
 _LEAST = 0.76  # of a side is left of the strongest crop
 _ROUNDS = 2  # that rows and columns take turns
 _PLAIN = 6.0  # grey levels: a picture that varies less shows too little to be told from another
+_PLAIN_COARSE = 2.0  # the same of coarse ones, which vary less
 _PAIRS = 256  # laid over each other at once
 
 Span = tuple[float, float]  # of a side, from 0 to 1
@@ -97,7 +98,7 @@ def _coarse(thumbnails: np.ndarray, spans: Sequence[Span]) -> Tensor:
     grey = _pixels(thumbnails).mean(1)
     parts = torch.einsum("kis,nst,ljt->nklij", matrices, grey, matrices).flatten(1, 2).flatten(2)
     centred = parts - parts.mean(-1, keepdim=True)
-    return F.normalize(centred, dim=-1, eps=_PLAIN * _GREY**0.5)
+    return F.normalize(centred, dim=-1, eps=_PLAIN_COARSE * _GREY**0.5)
 
 
 def _pixels(thumbnails: np.ndarray) -> Tensor:

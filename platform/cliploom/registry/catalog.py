@@ -214,7 +214,9 @@ def record_evaluation(
         for row in results
     ]
     outcome = "passed" if passed else "failed"
-    text = cards.with_results(version.card, results, " ".join([f"Evaluation {outcome}.", *reasons]))
+    text = cards.with_results(
+        version.card, results, f"Evaluation {outcome}{': ' if reasons else '.'}{'; '.join(reasons)}"
+    )
     when = datetime.now(UTC).isoformat(timespec="seconds")
     client = store.client(uri)
     with store.permitted(uri):

@@ -88,6 +88,14 @@ def plan(config: Config) -> Search:
     return Search(config, folder, training, records, proposals)
 
 
+def tidy(search: Search) -> None:
+    """Remove the checkpoints of all trials; their weights and what they were measured at stay."""
+    for trial in search.records.all():
+        branch = search.records.branch(trial.number)
+        for generation in range(branch.generation + 1 if branch else 1):
+            search.training.tidy(trial.number, generation)
+
+
 def summarize(search: Search) -> dict[str, Any]:
     """What the search found, as values that JSON holds."""
     trials, config = search.records.all(), search.config

@@ -51,6 +51,10 @@ class Training:
         """Of a trial's run."""
         return f"{self.config.run.name}-{number:03d}" + (f"-{generation}" if generation else "")
 
+    def tidy(self, number: int, generation: int = 0) -> None:
+        """Remove the checkpoints of a trial that has ended."""
+        storage.delete(storage.join(self.folder, "trials", self.name(number, generation), "checkpoints"))
+
     def run(self, number: int, settings: Settings, generation: int = 0) -> Any:
         """A trial's training run.
 

@@ -109,7 +109,6 @@ def search(
     records: Records,
     observer: Observer,
     needs: dict[str, float],
-    gpus: float = 0.0,
     pool: str | None = None,
 ) -> None:
     """Run the trials that have not ended to their ends.
@@ -121,7 +120,6 @@ def search(
         records: what is known of the trials.
         observer: is told.
         needs: of one trial, by Ray's name of the resource.
-        gpus: of these, what the process that watches a trial reserves.
         pool: nodes that the trials' workers run on.
 
     Raises:
@@ -139,7 +137,7 @@ def search(
     trainable = tune.with_parameters(_Trainable, work=work, records=records, replays=replays)
     population = [_given(number, propose, records) for number in todo] if method == "pbt" else []
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS, "GPU": gpus}),
+        tune.with_resources(trainable, {"CPU": _ACTOR_CPUS}),
         param_space={"trial": tune.grid_search(population)} if population else {},
         tune_config=tune.TuneConfig(
             metric=LOSS,

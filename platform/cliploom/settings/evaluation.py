@@ -44,7 +44,9 @@ class Workers(Section):
 class Evaluate(Workers):
     """What is measured, on which model."""
 
-    model: str | None = Field(None, description="models:/NAME@ALIAS, models:/NAME/VERSION, or a weights file")
+    model: str | None = Field(
+        None, description="models:/NAME@ALIAS, models:/NAME/VERSION, weights, or a training run's folder"
+    )
     pending: bool = Field(False, description="every candidate not evaluated yet, as without evaluate.model")
     watch: bool = Field(False, description="go on, and evaluate candidates as they come")
     poll_seconds: float = Field(30, gt=0, description="between looks into the registry")

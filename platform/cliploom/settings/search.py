@@ -54,7 +54,7 @@ class Tune(Section):
     trials: Positive = Field(16, description="of a search of settings")
     seed: int = Field(0, ge=0, lt=2**32, description="of the draws")
     evaluations: Positive = Field(4, description="times that a trial is evaluated, evenly over its samples")
-    reduction: int = Field(3, ge=2, description="ASHA stops all but one in so many trials at each evaluation")
+    reduction: int = Field(3, ge=2, description="ASHA keeps one in so many trials (r) at evaluations 1, r, r^2, ...")
     retries: int = Field(1, ge=0, description="times that a failed trial is tried again before it is given up")
     concurrent: Positive | None = Field(None, description="most trials at once; by default what the cluster holds")
     held_out: str | None = Field(None, description="manifest of the pairs that trials are evaluated on")

@@ -67,6 +67,10 @@ class Train(Section):
         2, description="the last so many whole ones stay, and the best by evaluate_steps"
     )
     max_failures: int = Field(3, ge=0, description="restarts of failed workers before the run gives up")
+    max_preemptions: int = Field(100, ge=0, description="restarts after nodes that were drained or lost")
+    timeout_minutes: float = Field(10, gt=0, description="a step that takes longer is a hang: stacks, then a restart")
+    start_timeout_minutes: float = Field(30, gt=0, description="the same for an attempt's first step, with compiling")
+    resize_seconds: float = Field(60, gt=0, description="between looks for room for more workers, up to the maximum")
     max_skipped: Positive = Field(8, description="steps in a row with a loss or gradient that is not finite")
     log_steps: Positive = Field(10, description="steps between progress lines and metrics")
     profile_steps: Annotated[tuple[Positive, Positive] | None, Ascending] = Field(

@@ -74,6 +74,8 @@ class Attempt:
     number: int
     step: int  # the first step it takes
     checkpoint: str | None  # name of the one it goes on from
+    workers: int = 0  # 0 in those of older versions
+    reason: str = ""  # why the one before ended, where the same job started both
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,22 @@ class Best:
     value: float
 
 
-def begin(run: str) -> tuple[Attempt, Checkpoint | None]:
-    """Begin the next attempt of the run in the folder `run`, from its newest whole checkpoint."""
+def begin(run: str, workers: int = 0, reason: str = "") -> tuple[Attempt, Checkpoint | None]:
+    """Begin the next attempt of the run in the folder `run`, from its newest whole checkpoint.
+
+    Args:
+        run: URI.
+        workers: how many, for the record.
+        reason: why the attempt before ended, for the record.
+    """
     while True:
         found = newest(run)
         attempt = Attempt(
             number=_last_number(run) + 1,
             step=found.progress.step if found else 0,
             checkpoint=storage.name(found.uri) if found else None,
+            workers=workers,
+            reason=reason,
         )
         place = storage.join(run, "attempts", f"{attempt.number:04d}.json")
         record = asdict(attempt)

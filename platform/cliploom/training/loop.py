@@ -12,14 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cliploom import objectives, storage
 from cliploom.data import vocabulary as vocabularies
-from cliploom.data.plan import WorkItem, kept_patches, micro_batches, rank_span
-from cliploom.data.reader import Batch, Fault
+from cliploom.data.plan import DIGEST_RANGE, WorkItem, digest, kept_patches, micro_batches, rank_span
+from cliploom.data.reader import Batch, Fault, reader
 from cliploom.data.stalls import Stalls
 from cliploom.errors import InputError
 from cliploom.objectives import Ranks
@@ -31,7 +32,9 @@ from cliploom.training.profiling import Profile
 from cliploom.training.run import Run
 from cliploom.training.saver import Saver
 from cliploom.training.schedule import learning_rate
+from cliploom.training.skips import Skips
 from cliploom.training.step import MicroBatch, loss_and_gradients
+from cliploom.training.watchdog import Watchdog
 
 _FEWEST_VISITS = 1000  # the share of unreadable samples is of at least so many
 Report = Callable[[dict[str, Any]], None]
@@ -43,6 +46,7 @@ class Agreed(NamedTuple):
     faults: int  # samples replaced
     save: bool  # a checkpoint is due by the clock
     stop: bool  # somebody asked to stop
+    digest: int  # of which samples the global batch is made of
 
 
 class Loop:
@@ -55,12 +59,19 @@ class Loop:
         report: gets a row of metrics now and then, and a row with `checkpoint` when one is whole; called on rank 0
             alone, the latter in another thread.
         stop: set on any worker, it ends the training after the step that is being taken, with a checkpoint.
+        watchdog: watches each step.
     """
 
     def __init__(
-        self, run: Run, attempt: Attempt, found: Checkpoint | None, report: Report, stop: threading.Event
+        self,
+        run: Run,
+        attempt: Attempt,
+        found: Checkpoint | None,
+        report: Report,
+        stop: threading.Event,
+        watchdog: Watchdog,
     ) -> None:
-        self.run, self.attempt, self.report, self.stop = run, attempt, report, stop
+        self.run, self.attempt, self.report, self.stop, self.watchdog = run, attempt, report, stop, watchdog
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         batch_size = run.stream.global_batch_size
         spans = [rank_span(batch_size, self.world, rank) for rank in range(self.world)]
@@ -75,7 +86,7 @@ class Loop:
         self.step = attempt.step
         self.optimizer_steps = before.optimizer_steps if before else 0
         self.bad_visits = before.bad_visits if before else 0
-        self.skipped = list(before.skipped) if before else []
+        self.skips = Skips(run.folder, before.skipped if before else [], attempt.step)
         self.faults = {Fault(**fault) for fault in before.faults} if before else set()
         self.stalls = Stalls()
         self.meter = Meter(run, self.engine.device)
@@ -88,19 +99,26 @@ class Loop:
             run.folder, attempt, run.config.train.keep_checkpoints, lambda step: report({"checkpoint": step})
         )
         self.saved_at = time.monotonic()
-        self.agreed = Agreed(faults=0, save=False, stop=False)
+        self.agreed = Agreed(faults=0, save=False, stop=False, digest=0)
 
     def train(self, batches: Iterator[tuple[WorkItem, Batch]]) -> bool:
         """Take all steps that are left, with checkpoints on the way; whether it came to the end.
 
         Raises:
             InputError: too many samples can't be read, or too many steps in a row are not finite.
+            SaveError: a checkpoint could not be written.
         """
         settings = self.run.config.train
         while self.step < self.run.steps and not self.agreed.stop:
-            with self.meter.step(), self.profile.step(self.step + 1):
+            number = self.step + 1
+            with (
+                self.watchdog.watching(f"step {number}", self._longest()),
+                self.meter.step(),
+                self.profile.step(number),
+            ):
                 metrics = self._take_step(batches)
-            self._check_skipped()
+            self.skips.check(self.step, settings.max_skipped)
+            self.saver.check()
             done = self.step == self.run.steps
             if self.step % settings.log_steps == 0 or done or self.step == self.attempt.step + 1:
                 self._tell(metrics | self.meter.metrics())
@@ -109,16 +127,27 @@ class Loop:
         self.saver.finish()
         return self.step == self.run.steps
 
+    def _longest(self) -> float:
+        """Seconds that the next step may take."""
+        settings = self.run.config.train
+        first = self.step == self.attempt.step
+        return 60 * (settings.start_timeout_minutes if first else settings.timeout_minutes)
+
     def _take_step(self, batches: Iterator[tuple[WorkItem, Batch]]) -> dict[str, float]:
         settings = self.run.config.train
         received = [self._receive(batches) for _ in range(self.micro_count)]
-        self._count_faults(received)
+        self._count(received)
         micros = [self._micro_batch(batch) for batch in received]
         loss_of = self.objective.loss
-        result = loss_and_gradients(self.engine, micros, self.ranks, settings.text_buckets, loss_of, _is_finite)
+        decided = self.skips.decided(self.step)
+
+        def usable(loss: Tensor) -> bool:
+            return decided is None and bool(torch.isfinite(loss))
+
+        result = loss_and_gradients(self.engine, micros, self.ranks, settings.text_buckets, loss_of, usable)
         rate = learning_rate(self.step, self.run.steps, self.run.warmup_steps, settings.learning_rate)
         loss, norm = float(result.loss), math.nan
-        if math.isfinite(loss):
+        if usable(result.loss):
             norm = self.engine.step(rate)
         else:
             self.engine.skip()
@@ -126,9 +155,7 @@ class Loop:
             self.optimizer_steps += 1
         else:
             cause = "gradient" if math.isfinite(loss) else "loss"
-            first = self.step * self.run.stream.global_batch_size
-            positions = [first, first + self.run.stream.global_batch_size]  # of the plan: which samples these were
-            self.skipped.append({"step": self.step, "cause": f"{cause} is not finite", "positions": positions})
+            self._skip(decided or f"{cause} is not finite", received)
         self.step += 1
         return {
             "loss": loss,
@@ -136,6 +163,17 @@ class Loop:
             "learning_rate": rate,
             "gradient_norm": norm,
         }
+
+    def _skip(self, cause: str, received: list[Batch]) -> None:
+        first = self.step * self.run.stream.global_batch_size
+        manifest = reader(self.run.stream.source).manifest
+        names = [
+            f"{manifest.shards[shard].uri}#{manifest.index(shard).keys[index]}"
+            for batch in received
+            for _, shard, index in batch.samples.tolist()
+            if shard >= 0
+        ]
+        self.skips.add(self.step, cause, [first, first + self.run.stream.global_batch_size], names)
 
     def _receive(self, batches: Iterator[tuple[WorkItem, Batch]]) -> Batch:
         began = time.perf_counter()
@@ -153,12 +191,13 @@ class Loop:
             patches = torch.from_numpy(kept_patches(self.run.stream.source.seed, batch.samples, total, kept))
         return MicroBatch(torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens), patches)
 
-    def _count_faults(self, received: list[Batch]) -> None:
-        """Count replaced samples over all workers, and stop where they are too many."""
+    def _count(self, received: list[Batch]) -> None:
+        """Count replaced samples over all workers, and stop where they are too many; tell which make the batch."""
         new = [fault for batch in received for fault in batch.faults]
         self.faults.update(new)
+        samples = np.concatenate([batch.samples for batch in received])
         began = time.perf_counter()
-        self.agreed = self._agree(len(new))
+        self.agreed = self._agree(len(new), digest(samples, self.ranks.start))
         self.stalls.add("collective", time.perf_counter() - began)  # here who is early waits for who is late
         self.bad_visits += self.agreed.faults
         visits = max((self.step + 1) * self.run.stream.global_batch_size, _FEWEST_VISITS)
@@ -166,13 +205,13 @@ class Loop:
             self._gather_faults()
             raise InputError(self._too_many(visits))
 
-    def _agree(self, faults: int) -> Agreed:
+    def _agree(self, faults: int, samples: int) -> Agreed:
         """What the workers together have found in this step, so that all do the same after it."""
         minutes = self.run.config.train.checkpoint_minutes
         due = self.rank == 0 and time.monotonic() - self.saved_at >= 60 * minutes
-        mine = torch.tensor([faults, due, self.stop.is_set()], device=self.engine.device)
-        total, save, stop = self.ranks.sum(mine).tolist()
-        return Agreed(total, save > 0, stop > 0)
+        mine = torch.tensor([faults, due, self.stop.is_set(), samples], device=self.engine.device)
+        total, save, stop, parts = self.ranks.sum(mine).tolist()
+        return Agreed(total, save > 0, stop > 0, parts % DIGEST_RANGE)
 
     def _too_many(self, visits: int) -> str:
         shards = sorted({fault.shard for fault in self.faults})
@@ -198,15 +237,6 @@ class Loop:
     def _bad_list(self) -> str:
         return storage.join(self.run.folder, "bad.jsonl")
 
-    def _check_skipped(self) -> None:
-        most = self.run.config.train.max_skipped
-        last = [skip["step"] for skip in self.skipped[-most:]]
-        if last == list(range(self.step - most, self.step)):
-            raise InputError(
-                f"the loss or gradient of {most} steps in a row, {last[0]} to {last[-1]}, is not finite: "
-                "lower train.learning_rate, and resume from the last checkpoint by running the job again"
-            )
-
     def _save(self) -> None:
         progress = Progress(
             step=self.step,
@@ -214,7 +244,7 @@ class Loop:
             optimizer_steps=self.optimizer_steps,
             data_fingerprint=self.run.stream.source.fingerprint,
             settings=self.run.settings,
-            skipped=self.skipped.copy(),
+            skipped=self.skips.known.copy(),
             bad_visits=self.bad_visits,
             faults=self._gather_faults(),
         )
@@ -238,7 +268,8 @@ class Loop:
                     "step": self.step,
                     "samples": self.step * self.run.stream.global_batch_size,
                     "bad_visits": self.bad_visits,
-                    "skipped_steps": len(self.skipped),
+                    "skipped_steps": len(self.skips.known),
+                    "batch_digest": self.agreed.digest,
                 }
             )
 
@@ -257,7 +288,3 @@ def save_weights(run: Run, weights: dict[str, Tensor]) -> None:
         write_weights(run, weights, Path(folder))
         for file in sorted(Path(folder).iterdir()):
             storage.upload(file, storage.join(run.export, file.name))
-
-
-def _is_finite(loss: Tensor) -> bool:
-    return bool(torch.isfinite(loss))

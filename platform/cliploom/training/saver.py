@@ -9,8 +9,13 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from cliploom.storage import StorageError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Progress
+
+
+class SaveError(StorageError):
+    """A checkpoint could not be written, for all the time that was spent on trying."""
 
 
 class Saver:
@@ -48,12 +53,24 @@ class Saver:
         if self._thread:
             self._thread.join()
             self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has stopped a save, if anything has; never waits.
+
+        Raises:
+            SaveError: nothing can be written there; nothing of the checkpoint counts.
+            Exception: anything else.
+        """
         if self._failure:
             raise self._failure
 
     def _work(self, progress: Progress, state: Mapping[str, Tensor]) -> None:
         try:
             self._save(progress, state)
+        except OSError as error:
+            reason = f"the checkpoint of step {progress.step} can't be saved in {self._folder}: {error}"
+            self._failure = SaveError(reason)
         except BaseException as error:  # raised where the loop can see it
             self._failure = error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 import threading
 import time
@@ -13,12 +15,16 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cliploom import pools
+from cliploom import pools, storage
 from cliploom.errors import InputError
-from cliploom.training import checkpoint
+from cliploom.training import checkpoint, memory
+from cliploom.training.board import DIED, HUNG, RAISED, SHORT_OF_MEMORY, Board, GaveUpError, Place
 from cliploom.training.checkpoint import Attempt, Checkpoint
 from cliploom.training.run import Run, is_complete, workers_range
+from cliploom.training.saver import SaveError
+from cliploom.training.watchdog import Watchdog
 
 _POLL_SECONDS = 0.5
 # Large tensors on huge pages: on CPUs, a tenth of a step is spent on the faults of small ones.
@@ -26,38 +32,8 @@ _WORKER_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 Report = Callable[[dict[str, Any]], None]
 
 
-class Board:
-    """An actor between driver and workers: rank 0 pins its reports to it, the driver may ask for a stop."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-        self._stop = False
-        self._reason: str | None = None
-
-    def give_up(self, reason: str) -> None:
-        """Say what the user has to mend before it makes sense to try again."""
-        self._reason = reason
-
-    def reason(self) -> str | None:
-        """What a worker has given up for."""
-        return self._reason
-
-    def ask_to_stop(self) -> None:
-        """Have the workers stop after their step, with a checkpoint."""
-        self._stop = True
-
-    def is_stopping(self) -> bool:
-        """Whether somebody has asked to stop."""
-        return self._stop
-
-    def pin(self, row: dict[str, Any]) -> None:
-        """Add a report."""
-        self._rows.append(row)
-
-    def take(self) -> list[dict[str, Any]]:
-        """All reports since the last time."""
-        rows, self._rows = self._rows, []
-        return rows
+class DrainedError(Exception):
+    """A node of the workers is about to go away; the state is saved."""
 
 
 @dataclass(frozen=True)
@@ -68,38 +44,89 @@ class Worker:
     board: Any
 
     def __call__(self) -> None:
+        rank = ray.train.get_context().get_world_rank()
+        if ray.get(self.board.is_over.remote()):
+            return
+        try:
+            self._work()
+        except (InputError, SaveError, GaveUpError) as error:  # another try would end the same way
+            ray.get(self.board.give_up.remote(error))
+            raise  # the other workers may be waiting for this one
+        except Exception as error:
+            if memory.is_short(error):
+                train = self.run.config.train
+                line = f"worker {rank} has no memory left at train.micro_batch_size={train.micro_batch_size}"
+                ray.get(self.board.give_up.remote(InputError(f"{line}: {SHORT_OF_MEMORY} ({error})")))
+            ray.get(self.board.tell.remote(rank, RAISED, f"{type(error).__name__}: {error}"))
+            raise
+
+    def _work(self) -> None:
         import torch
 
         from cliploom.data.stream import batches
         from cliploom.training.loop import Loop
         from cliploom.training.usage import Usage
 
-        if ray.get(self.board.reason.remote()):
-            return  # another try would end the same way
         torch.set_num_threads(max(1, int(self.run.config.train.cpus_per_worker)))
-        attempt, found = _begin(self.run)
         context = ray.train.get_context()
-        split = self.run.stream.split(attempt.step, context.get_world_size())[context.get_world_rank()]
+        rank, places = context.get_world_rank(), _places()
+        attempt, found = self._begin(places)
+        split = self.run.stream.split(attempt.step, len(places))[rank]
         stop = threading.Event()
-        if context.get_world_rank() == 0:
-            threading.Thread(target=self._watch, args=(stop,), name="stop", daemon=True).start()
-        try:
-            with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
-                ready = batches(split, self.run.config.data.prefetch)  # reading begins while the engine is made
-                loop = Loop(self.run, attempt, found, self._report, stop)
-                if loop.train(ready):
-                    loop.export()
-        except InputError as error:
-            ray.get(self.board.give_up.remote(str(error)))
-            raise  # the other workers may be waiting for this one
+        if rank == 0:
+            threading.Thread(target=self._watch, args=(stop, places), name="stop", daemon=True).start()
+        stacks = storage.join(self.run.folder, "hangs", f"{attempt.number:04d}-{rank}.txt")
+        watchdog = Watchdog(stacks, lambda line: ray.get(self.board.tell.remote(rank, HUNG, line)))
+        with Usage(self._report) if context.get_local_rank() == 0 else nullcontext():
+            ready = batches(split, self.run.config.data.prefetch)  # reading begins while the engine is made
+            loop = Loop(self.run, attempt, found, self._report, stop, watchdog)
+            done = loop.train(ready)
+            if done:
+                loop.export()
+        if not done and not ray.get(self.board.is_stopping.remote()):
+            raise DrainedError
+
+    def _begin(self, places: list[Place]) -> tuple[Attempt, Checkpoint | None]:
+        """Begin an attempt on rank 0, and tell the other workers which."""
+        import torch.distributed as dist
+
+        begun: list[Any] = [None]
+        if dist.get_rank() == 0:
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - _draining()
+            reason = ray.get(self.board.begin.remote(places, alive))
+            if error := ray.get(self.board.error.remote()):
+                raise error
+            attempt, found = checkpoint.begin(self.run.folder, len(places), reason)
+            if reason:
+                self._report({"restart": reason, "step": attempt.step, "workers": len(places)})
+            begun = [(attempt, found)]
+        dist.broadcast_object_list(begun)
+        attempt, found = begun[0]
+        return attempt, found
 
     def _report(self, row: dict[str, Any]) -> None:
         self.board.pin.remote(row)
 
-    def _watch(self, stop: threading.Event) -> None:
-        while not ray.get(self.board.is_stopping.remote()):
+    def _watch(self, stop: threading.Event, places: list[Place]) -> None:
+        """Stop after a step when the driver asks for it, or when a node is about to go away."""
+        nodes = {place.node for place in places}
+        while not (ray.get(self.board.is_stopping.remote()) or nodes & _draining()):
             time.sleep(_POLL_SECONDS)
         stop.set()
+
+
+@dataclass(frozen=True)
+class Witness(ray.train.UserCallback):
+    """Tells the board of workers that have died without a word; Ray Train's controller calls it."""
+
+    board: Any
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called with the exceptions by rank."""
+        for rank, error in worker_exceptions.items():
+            death = getattr(error, "health_check_failure", None)
+            if isinstance(death, ray.exceptions.RayActorError):
+                ray.get(self.board.tell.remote(rank, DIED, _how_it_died(death)))
 
 
 def preflight(run: Run) -> None:
@@ -133,7 +160,8 @@ def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
     Args:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
-            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`.
+            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`, or
+            `restart` with a reason, and `step` and `workers` from then on.
         stop: stops the run when it is set, in the place of SIGTERM, which reaches a process's main thread alone.
 
     Returns:
@@ -141,37 +169,52 @@ def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
 
     Raises:
         InputError: the run can't go on until the user has mended something.
-        ray.train.TrainingFailedError: workers failed more often than `train.max_failures`.
+        SaveError: a checkpoint could not be written.
+        GaveUpError: workers failed, or nodes went away, more often than the settings allow.
     """
     preflight(run)
     train = run.config.train
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = (
+        ray.remote(Board)
+        .options(num_cpus=0, scheduling_strategy=here)  # no node but the driver's must take it away
+        .remote(train.max_failures, train.max_preemptions)
+    )
     low, high = workers_range(run.config)
     resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
     if train.memory_gb_per_worker:
         resources["memory"] = train.memory_gb_per_worker * 2**30
     trainer = TorchTrainer(
         Worker(run, board),
-        torch_config=TorchConfig(backend="nccl" if train.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if train.gpus_per_worker else "gloo",
+            timeout_s=60 + math.ceil(60 * max(train.timeout_minutes, train.start_timeout_minutes)),  # watchdogs first
+        ),
         scaling_config=ray.train.ScalingConfig(
             label_selector=pools.selector(train.pool) or None,  # type: ignore[call-arg]
             num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=train.gpus_per_worker > 0,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=train.resize_seconds,
         ),
         run_config=ray.train.RunConfig(
             name=f"{run.config.run.name}-{len(checkpoint.read_attempts(run.folder)):04d}",
             storage_path=_ray_storage(run),
-            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]
+            # Ray Train takes a node that is lost without notice for a failure: the board counts for itself.
+            failure_config=ray.train.FailureConfig(
+                max_failures=train.max_failures + train.max_preemptions,
+                max_preemption_failures=-1,  # type: ignore[call-arg]
+            ),
+            callbacks=[Witness(board)],  # type: ignore[list-item]
+            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
         ),
     )
     try:
         with _Listener(board, report), _stopping(board) if stop is None else _stopping_by(board, stop):
             trainer.fit()
     finally:
-        if reason := ray.get(board.reason.remote()):
-            raise InputError(reason) from None
+        if error := ray.get(board.error.remote()):
+            raise error from None
     return is_complete(run)
 
 
@@ -205,14 +248,27 @@ def _stopping_by(board: Any, stop: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def _begin(run: Run) -> tuple[Attempt, Checkpoint | None]:
-    """Begin an attempt on rank 0, and tell the other workers which."""
+def _places() -> list[Place]:
+    """Where all workers run, by rank."""
     import torch.distributed as dist
 
-    begun: list[Any] = [checkpoint.begin(run.folder) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(begun)
-    attempt, found = begun[0]
-    return attempt, found
+    mine = Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), memory.kernel_kills())
+    places = [mine] * dist.get_world_size()
+    dist.all_gather_object(places, mine)
+    return places
+
+
+def _draining() -> set[str]:
+    """The nodes that are about to go away; what Ray Train's own watcher reads, which tells workers by a barrier."""
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def _how_it_died(death: Exception) -> str:
+    """What counts in the paragraph that Ray says of an actor's death."""
+    words = " ".join(str(death).split())
+    if kind := re.search(r"exit type: (\w+)", words):
+        return f"its process died ({kind[1]})"
+    return "its node died" if "node has died" in words else words[:200]
 
 
 def _ray_storage(run: Run) -> str:
