@@ -14,9 +14,9 @@ import torch.multiprocessing as mp
 
 
 def run(world_size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`work(*arguments)` in `world_size` processes joined by gloo; the results, by rank."""
+    """`work(*arguments)` in `world_size` processes joined by gloo, which end with this one; the results, by rank."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_enter, (world_size, folder, work, arguments), nprocs=world_size)
+        mp.spawn(_enter, (world_size, folder, work, arguments), nprocs=world_size, daemon=True)
         return [torch.load(Path(folder, f"result-{rank}"), weights_only=False) for rank in range(world_size)]
 
 

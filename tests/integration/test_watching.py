@@ -24,7 +24,7 @@ from cliploom.training import checkpoint
 from cliploom.training.exporter import COUNTERS, GAUGES
 from clusters import Head
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 STEPS, BATCH = 400, 16
 
 
@@ -107,7 +107,8 @@ def test_checkpoints_are_checked_beside_the_training_and_the_best_stays(watched:
     assert best.step == min(step for step, value in values.items() if value == best.value)
     assert f"best {best.value:.4f} at step {best.step}" in said
     kept = [found.progress.step for found in checkpoint.committed(str(folder / "watched"))]
-    assert set(kept) == {STEPS, STEPS - 50, best.step}
+    assert {STEPS, STEPS - 50, best.step} <= set(kept)  # and one, perhaps, that was being checked at the last save
+    assert len(kept) <= 4
 
 
 def test_prometheus_reads_every_metric_of_the_run(watched: tuple[Path, str, str]) -> None:
@@ -128,7 +129,7 @@ def test_the_trace_is_in_the_run_and_in_mlflow(watched: tuple[Path, str, str]) -
 def test_the_job_ends_with_where_time_went(watched: tuple[Path, str, str]) -> None:
     folder, said, _ = watched
     assert re.search(r"^goodput \d+ % of ", said, re.MULTILINE)
-    assert re.search(r"^step \d+/400.*  loss \d.*samples/s  MFU \d+ %  data wait \d+ %  [\d,]+ samples$", said, re.M)
+    assert re.search(r"^step \d+/400.*  loss \d.*samples/s  MFU [\d.]+ %  data wait \d+ %  [\d,]+ samples$", said, re.M)
     record = json.loads((folder / "watched" / "goodput.json").read_text())
     assert record["step"] == STEPS
     assert 0 < record["productive_seconds"] < record["wall_seconds"]

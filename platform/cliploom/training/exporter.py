@@ -13,13 +13,13 @@ GAUGES = {
     "step_seconds": "Mean of the steps since the report before",
     "mfu": "Share of the devices' peak FLOP/s that the model's FLOPs are",
     "goodput": "Productive time / wall time, over all attempts",
+    "restarts_total": "Attempts after the first",  # Ray's counters can't tell of 0, from which a first one rises
 }
 COUNTERS = {
     "samples_total": "Samples trained on",
     "data_wait_seconds_total": "Seconds that the first worker has waited for data",
     "productive_seconds_total": "Seconds of steps, each once, without the waiting for data",
     "wall_seconds_total": "Seconds of the jobs that trained the run",
-    "restarts_total": "Attempts after the first",
 }
 
 

@@ -84,7 +84,7 @@ def line(row: Mapping[str, Any]) -> str:
     parts = [
         f"loss {row['loss']:.3f}",
         f"{row['samples_per_second']:,.{0 if row['samples_per_second'] >= 10 else 1}f} samples/s",
-        *([f"MFU {100 * row['mfu']:.0f} %"] if "mfu" in row else []),
+        *([f"MFU {100 * row['mfu']:.{0 if row['mfu'] >= 0.1 else 1}f} %"] if "mfu" in row else []),
         f"data wait {100 * waited:.0f} %",
         f"{row['samples']:,} samples",
     ]
