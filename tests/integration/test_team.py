@@ -187,6 +187,7 @@ def test_no_secret_is_kept_anywhere(team: MlflowServer, job: Callable[..., str],
     version = registry.register(careless, NAME, tracker.run_id, export(tmp_path / "third", 3), tags, card)
     for key, value in registry.params(config).items():
         assert PASSWORD not in value, key
+    tracker.artifact(tmp_path / "third" / "config.json")
     client = store.client(careless)
     run = client.get_run(tracker.run_id)
     stored = [version.card, str(version.tags), version.source, str(run.to_dictionary()), tracker.url]

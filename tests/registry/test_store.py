@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from cliploom import config as configs
 from cliploom import registry
@@ -141,6 +142,30 @@ def test_a_server_that_refuses_or_is_another(answering: HTTPServer, status: int,
     with pytest.raises(InputError, match=said) as raised:
         registry.check(f"http://127.0.0.1:{answering.server_port}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (500, store.StoreError, "does not do that: 500"),
+        (403, InputError, "no permission"),
+        (401, InputError, "refuses"),
+    ],
+)
+def test_refused_files_are_told_in_a_line_without_a_password(
+    answering: HTTPServer, status: int, kind: type[Exception], said: str
+) -> None:
+    answering.status = status  # type: ignore[attr-defined]
+    uri = f"http://ada:secret@127.0.0.1:{answering.server_port}"
+    with pytest.raises(kind, match=said) as raised, store.permitted(uri):
+        requests.get(f"{uri}/file", timeout=10).raise_for_status()
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_line_about_an_error_has_no_password() -> None:
+    error = OSError("API request to https://ada:secret@mlflow.team/api failed:\n  no route")
+    assert store.one_line(error) == "API request to https://mlflow.team/api failed: no route"
 
 
 def test_impatience_ends(monkeypatch: pytest.MonkeyPatch) -> None:

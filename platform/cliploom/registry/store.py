@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _CHECK_SECONDS = 10  # of one request; tried twice, so that `check` answers within 30 s
+_USER = re.compile(r"//[^/@\s]+@")  # in a URI
 _REFUSALS = {  # by HTTP status; the ends of sentences that begin with the server's URI
     401: "refuses the credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     403: "gives this user no permission to do that",
@@ -84,8 +86,8 @@ def redact(uri: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What `error` says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """What `error` says, in one line of at most 300 characters, without the passwords of URIs in it."""
+    return _USER.sub("//", " ".join(str(error).split()))[:300]
 
 
 def client(uri: str) -> MlflowClient:
@@ -140,15 +142,16 @@ def permitted(uri: str) -> Iterator[None]:
     """
     _quieten()
     from mlflow.exceptions import MlflowException
+    from requests import HTTPError  # which MLflow raises where it is about files
 
     try:
         yield
-    except MlflowException as error:
-        status = error.get_http_status_code()
+    except (MlflowException, HTTPError) as error:
+        status = _status(error)
         if status in _REFUSALS:
             raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
         if status >= 500 and not is_sqlite(uri):
-            raise StoreError(f"MLflow at {redact(uri)} {_reason(error)}") from None
+            raise StoreError(f"MLflow at {redact(uri)} {_reason(error, 'does not do that')}") from None
         raise
 
 
@@ -163,9 +166,8 @@ def _check_server(uri: str) -> None:
         raise InputError(f"registry.uri: {redact(uri)} {_reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, otherwise: str = "does not answer as an MLflow server") -> str:
     """Why a server's answer was none, as the end of a sentence that begins with its URI."""
-    from mlflow.exceptions import MlflowException
     from requests.exceptions import ConnectionError, SSLError, Timeout
     from urllib3.exceptions import MaxRetryError, ReadTimeoutError
 
@@ -173,7 +175,7 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__ or error.__context__
     inner = cause.args[0] if cause and cause.args else None
     late = isinstance(inner, MaxRetryError) and isinstance(inner.reason, ReadTimeoutError)
-    status = error.get_http_status_code() if isinstance(error, MlflowException) else 500
+    status = _status(error)
     if isinstance(cause, SSLError):
         return "has a TLS certificate that is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH"
     if isinstance(cause, Timeout) or late:
@@ -182,11 +184,17 @@ def _reason(error: Exception) -> str:
         return "can't be reached: nothing answers there"
     if status in _REFUSALS:
         return _REFUSALS[status]
-    return (
-        f"does not do that: {one_line(error)}"
-        if status >= 500
-        else f"does not answer as an MLflow server: {one_line(error)}"
-    )
+    return f"{otherwise}: {one_line(error)}"
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status of a server's answer; 500 where there was none."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    if isinstance(error, HTTPError):
+        return 500 if error.response is None else int(error.response.status_code)
+    return int(error.get_http_status_code()) if isinstance(error, MlflowException) else 500
 
 
 def _check_sqlite(uri: str) -> None:
