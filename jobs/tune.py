@@ -113,14 +113,16 @@ class _Watch:
 
     def ended(self, number: int, status: Any, reason: str) -> None:
         self._ended += 1
-        if status == "finished" and self._search.config.tune.method != "pbt":  # there others may still copy it
-            self._search.training.tidy(number)
         if number in self._open:
             self._open.pop(number).finish({"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[status])
         why = f": {reason}" if reason else ""
         print(
             f"{self._search.training.name(number)}  {status}{why}  ({self._ended} of {self._search.total})", flush=True
         )
+
+    def recorded(self, number: int, status: Any) -> None:
+        if status == "finished" and self._search.config.tune.method != "pbt":  # there others may still copy it
+            self._search.training.tidy(number)
 
     def close(self) -> None:
         """End the MLflow runs of trials that were cut short."""

@@ -49,7 +49,7 @@ def test_a_driver_killed_in_mid_search_goes_on_with_the_same_trials_and_redoes_n
     assert driver.stdout is not None
     ended = 0
     for line in driver.stdout:
-        ended += line.startswith('["ended"')
+        ended += line.startswith('["recorded"')
         if ended == 2:
             break
     driver.send_signal(signal.SIGKILL)

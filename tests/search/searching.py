@@ -51,6 +51,9 @@ class Teller:
     def ended(self, number: int, status: Status, reason: str) -> None:
         print(json.dumps(["ended", number, status, reason]), flush=True)
 
+    def recorded(self, number: int, status: Status) -> None:
+        print(json.dumps(["recorded", number]), flush=True)
+
 
 def main(method: str, folder: Path, seconds: float = 0.0) -> None:
     """Search to the end."""

@@ -76,7 +76,10 @@ class Observer(Protocol):
         """A trial was measured."""
 
     def ended(self, number: int, status: Status, reason: str) -> None:
-        """A trial has ended."""
+        """A trial has ended; told again if the driver is killed before that is recorded."""
+
+    def recorded(self, number: int, status: Status) -> None:
+        """It is on storage that a trial has ended: its checkpoints are not needed to go on."""
 
 
 def concurrency(settings: Tune, needs: dict[str, float], pool: str | None = None) -> int:
@@ -284,8 +287,9 @@ class _Witness(tune.Callback):
         if number in self._ended:
             return
         self._ended.add(number)
+        self._observer.ended(number, status, reason)  # first: a trial whose end is recorded is never told of again
         self._records.end(number, status, reason)
-        self._observer.ended(number, status, reason)
+        self._observer.recorded(number, status)
 
 
 def _scheduler(settings: Tune, method: str) -> TrialScheduler:
