@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 import clusters
 import servers
 
-# Cores are shared, so slowness is no fault. CI judges a change on the same examples each time; by hand others are tried.
+# Cores are shared, so slowness is no fault. CI judges a change on the same examples each time; by hand, others come.
 settings.register_profile(
     "tests",
     deadline=None,
