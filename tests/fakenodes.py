@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from ray._private import ray_constants
@@ -29,6 +31,8 @@ class Provider(FakeMultiNodeProvider):
         with self.lock:
             name, kind = self._next_hex_node_id(), tags[TAG_RAY_USER_NODE_TYPE]
             parameters = RayParams(
+                # A disk of its own: a machine that goes away must not take along what the others have unpacked.
+                temp_dir=str(Path(os.environ["RAY_TMPDIR"], name[-5:])),
                 min_worker_port=0,
                 max_worker_port=0,
                 dashboard_agent_listen_port=0,
