@@ -81,6 +81,7 @@ def test_a_worker_that_hangs_leaves_stacks_and_the_run_goes_on(
     same_weights(tmp_path, "hung", uninterrupted)
 
 
+@pytest.mark.slow  # minutes, since three nodes share the machine
 def test_nodes_come_and_go(head: Head, start: Start, shards: str, tmp_path: Path) -> None:
     """Two workers on two nodes; one node gets notice, another one comes and is lost without."""
     steps, gone = 400, "node 127.0.0.1 drained or lost"
