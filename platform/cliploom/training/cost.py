@@ -20,7 +20,7 @@ from cliploom.training.run import Run, workers_range
 from cliploom.training.step import text_buckets
 
 _FP32, _BF16 = 4, 2  # bytes
-_STAGE3_BUCKET = 5 * 10**8  # elements that gradients are gathered in; DeepSpeed's reduce_bucket_size, by default
+_BUCKET = 5 * 10**8  # elements that gradients are gathered in; DeepSpeed's reduce_bucket_size, by default
 _MOST_ROWS = 32  # that activations and operations are counted of; both grow with the rows
 _SAMPLE = 64  # captions whose lengths stand for all
 _TIMES = 3  # a measured step is the fastest of so many
@@ -139,17 +139,17 @@ def _state_bytes(parameters: int, stage: int, rounded: bool, workers: int) -> fl
     """Bytes of a worker's weights, gradients, master weights and moments.
 
     At stage 0 AdamW steps on the fp32 weights themselves; from stage 1 on on a flat master of its own part. Gradients
-    are as wide as the weights, and from stage 2 on each worker keeps its part alone. Stage 3 holds a bucket for
-    gradients beside, whatever the model's size (on a CPU, pages of it that are never written take no memory).
+    are as wide as the weights, and from stage 2 on each worker keeps its part alone. At stage 2 gradients stand whole
+    until a bucket is full; stage 3 holds a bucket beside, whatever the model's size (on a CPU, pages of it that are
+    never written take no memory).
     """
     part = parameters / workers
     width = _BF16 if rounded and stage else _FP32
     if stage == 0:
         return parameters * (_FP32 + _FP32 + 2 * _FP32)
     weights = part * width if stage == 3 else parameters * width
-    gradients = (part if stage > 1 else parameters) * width
-    bucket = _STAGE3_BUCKET * width if stage == 3 else 0
-    return weights + gradients + part * 3 * _FP32 + bucket
+    gradients = {1: parameters, 2: min(parameters, part + _BUCKET), 3: part + _BUCKET}[stage] * width
+    return weights + gradients + part * 3 * _FP32
 
 
 def _network(run: Run) -> nn.Module:
