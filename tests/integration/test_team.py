@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import os
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from mlflow_servers import ADMIN, PASSWORD, MlflowServer, TeamServer
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.timeout(900),  # jobs, each a process, against a server that takes its time over each password
     pytest.mark.skipif(importlib.util.find_spec("flask_wtf") is None, reason="mlflow[auth] is not installed"),
 ]
 PLANTED = "planted-secret-4711"
@@ -140,7 +142,8 @@ def served(team: MlflowServer, *requested: dict[str, Any]) -> Any:
     [port] = servers.free_ports(1)
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**servers.os.environ, "MLFLOW_TRACKING_URI": team.uri}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where it finds uvicorn
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": team.uri}
     with (team.folder / "serve.log").open("wb") as log:
         serving = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
@@ -164,9 +167,10 @@ def served(team: MlflowServer, *requested: dict[str, Any]) -> Any:
         assert "not allowed" in refused.text
         return requests.post(f"{url}/invocations", json=requested[0], timeout=60).json()
     finally:
-        processes = [*psutil.Process(serving.pid).children(recursive=True), psutil.Process(serving.pid)]
-        for process in processes:
-            process.kill()
+        if serving.poll() is None:
+            for process in psutil.Process(serving.pid).children(recursive=True):
+                process.kill()
+            serving.kill()
         serving.wait()
 
 
