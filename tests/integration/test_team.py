@@ -34,6 +34,7 @@ from mlflow_servers import ADMIN, PASSWORD, MlflowServer, TeamServer
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.slow,
     pytest.mark.timeout(900),  # jobs, each a process, against a server that takes its time over each password
     pytest.mark.skipif(importlib.util.find_spec("flask_wtf") is None, reason="mlflow[auth] is not installed"),
 ]
