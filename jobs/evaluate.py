@@ -113,6 +113,7 @@ def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: 
     from cliploom.registry import webhook
     from cliploom.storage import StorageError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with webhook.receiver(config.evaluate.webhook) as came:
         print(f"watching {name} in {registry.redact(uri)}", flush=True)
         while True:
@@ -122,7 +123,6 @@ def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: 
                 _pending(config, suite, opened, uri, name)
             except (InputError, StorageError) as error:  # of one version, or of a server that may come back
                 print("error:", *str(error).split(), file=sys.stderr, flush=True)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray, when it ends, leaves the system's own
             came.wait(config.evaluate.poll_seconds)
 
 
