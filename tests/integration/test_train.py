@@ -20,7 +20,7 @@ from cliploom.data.shards import index_shard
 from clusters import Head
 from runs import BATCH, STEPS, metric, submit, weights, write_config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 def test_a_submitted_job_trains_and_registers(uninterrupted: Path) -> None:
