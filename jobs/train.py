@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +21,10 @@ def main(config: Config, words: list[str]) -> None:
     require(config, "run.name", "data.manifest", "registry.model_name")
     from cliploom import registry, storage
     from cliploom.cluster import connect
+    from cliploom.training.goodput import hours_left
     from cliploom.training.network import write_start
     from cliploom.training.run import check_goes_on, is_complete, plan_run
+    from cliploom.training.stopping import stopping
 
     start = _start(config)
     run = plan_run(config, start.config if start else None)
@@ -49,12 +46,12 @@ def main(config: Config, words: list[str]) -> None:
     status: Any = "FAILED"
     try:
         if not is_complete(run):
-            with connect(config.ray), _limited(config.train.max_hours) as over:
-                done = _train(run, tracker)
+            hours = hours_left(run.folder, config.train.max_hours)
+            with connect(config.ray), stopping(hours) as stop:
+                done = _train(run, tracker, stop)
             if not done:
-                cause = "train.max_hours" if over.is_set() else "SIGTERM"
                 sys.exit(
-                    f"stopped by {cause}: run {config.run.name} goes on from its checkpoint when it is started again"
+                    f"stopped by {stop.cause}: run {config.run.name} goes on from its checkpoint when started again"
                 )
         if run.makes_clip:
             version = _register(run, uri, tracker.run_id)
@@ -67,25 +64,6 @@ def main(config: Config, words: list[str]) -> None:
         raise
     finally:
         tracker.finish(status)
-
-
-@contextmanager
-def _limited(hours: float | None) -> Iterator[threading.Event]:
-    """After so many hours the process gets SIGTERM, which saves and stops the run; the event tells that from others."""
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    timer = threading.Timer(3600 * (hours or 0), end)
-    timer.daemon = True
-    if hours:
-        timer.start()
-    try:
-        yield over
-    finally:
-        timer.cancel()
 
 
 def dry_run(config: Config) -> None:
@@ -121,18 +99,19 @@ def _start(config: Config) -> Any:
         return weights.load(path, model_config(config, None))
 
 
-def _train(run: Any, tracker: Any) -> bool:
+def _train(run: Any, tracker: Any, stop: Any) -> bool:
     """Whether the run came to its end."""
+    from cliploom.evaluation.checks import checks_of
     from cliploom.progress import Progress
     from cliploom.training.board import GaveUpError
     from cliploom.training.trainer import fit
     from cliploom.training.watch import Watch
 
     with Progress("step", run.steps) as progress:
-        checks = _checks(run, tracker, progress)
-        watch = Watch(run, tracker.log, lambda uri: _keep(tracker, uri), progress, checks or (lambda step: None))
+        checks = checks_of(run, tracker.log, progress.say)
+        watch = Watch(run, tracker.log, tracker.keep, progress, checks or (lambda step: None))
         try:
-            done = fit(run, watch)
+            done = fit(run, watch, stop)
         except GaveUpError as error:
             sys.exit(f"error: {error} (run the same command again to go on)")
         finally:
@@ -142,29 +121,6 @@ def _train(run: Any, tracker: Any) -> bool:
     if said:
         print(said)
     return done
-
-
-def _checks(run: Any, tracker: Any, progress: Any) -> Any:
-    """What looks at checkpoints beside the training, where that is asked for."""
-    if not run.config.train.evaluate_steps:
-        return None
-    require(run.config, "evaluate.suite")
-    from cliploom.evaluation import suite
-    from cliploom.evaluation.checks import Checks
-    from cliploom.evaluation.run import open_suite
-
-    wanted = suite.load(run.config.evaluate.suite)
-    return Checks(run, wanted, open_suite(wanted, run.config.evaluate.root), tracker.log, progress.say)
-
-
-def _keep(tracker: Any, uri: str) -> None:
-    """Put a file of the run's folder into MLflow, too."""
-    from cliploom import storage
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, storage.name(uri))
-        storage.download(uri, file)
-        tracker.artifact(file, "profile")
 
 
 def _register(run: Any, uri: str, run_id: str) -> Any:

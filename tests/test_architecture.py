@@ -48,6 +48,7 @@ ONLY_IN = {
     "pyarrow.fs": {"storage.py"},
     "optuna": {"search/tpe.py"},
     "pyarrow.dataset": set[str](),
+    "jinja2": {"pages.py"},
     "tokenizers": {"data/tokenizer.py", "data/vocabulary.py"},
     "PIL": {"data", "embedding", "evaluation", "demo", "registry/package.py", "registry/model.py"},
 }

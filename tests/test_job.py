@@ -122,6 +122,13 @@ def test_print_config_prints_the_tree_and_does_nothing(capsys: pytest.CaptureFix
     assert Config.model_validate(tree) == config.load(None, ["train.workers=[1, 2]"])
 
 
+def test_print_config_keeps_a_password_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert job.run(nothing, argv=["--print-config", "registry.uri=http://me:hidden@mlflow.team:5000"]) == 0
+    printed = capsys.readouterr().out
+    assert "uri: http://mlflow.team:5000" in printed
+    assert "hidden" not in printed
+
+
 def test_help_has_the_docstring_and_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         job.run(nothing, "WORDS", ["--help"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cliploom import config as configs
 from cliploom.errors import InputError
+from cliploom.redacting import redacted
 from cliploom.storage import StorageError
 
 _SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
@@ -45,7 +46,9 @@ def run(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved settings, without passwords, and exit"
+    )
     _add_options(parser, options or {})
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="print what the job will cost and exit")
@@ -58,7 +61,7 @@ def run(
             raise InputError(f"'{others[0]}' is no setting: write section.key=value")
         config = configs.load(arguments.config, settings)
         if arguments.print_config:
-            print(configs.dump(config), end="")
+            print(redacted(configs.dump(config)), end="")
         elif dry_run and arguments.dry_run:
             dry_run(config)
         else:

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cliploom import models
+from cliploom.data.pieces import SYMBOLS
 from cliploom.data.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
@@ -162,7 +163,10 @@ def common_captions(count: int, seed: int) -> list[str]:
     """Captions of as many words, of those that CLIP has a token for, drawn by Zipf's law."""
     merges = gzip.decompress((ROOT / "platform/cliploom/data/bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
     tokens = ["".join(line.split()) for line in merges.splitlines()[1:]]
-    words = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>") and token[:-4].isalpha()]
+    whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
+    bytes_of = {symbol: chr(byte) for byte, symbol in SYMBOLS.items()}
+    spelled = ["".join(map(bytes_of.__getitem__, token)).encode("latin-1") for token in whole]
+    words = [word for token in spelled if (word := token.decode(errors="ignore")).encode() == token]
     random = np.random.default_rng(seed)
     share = 1 / np.arange(1, len(words) + 1)
     drawn = random.choice(words, (count, 19), p=share / share.sum())

@@ -107,7 +107,7 @@ def platform(request: Request) -> dict[str, Any]:
             killed.append(time.perf_counter())
 
     began = time.perf_counter()
-    fit(run, report)
+    fit(run, report, threading.Event())
     rows = [(at, row) for at, row in told if "loss" in row]
     timed = [row for at, row in rows if WARM_UP < row["step"] <= WARM_UP + request["steps"] and at < killed[0]]
     again = next(at for at, row in rows if at > killed[0] and row["step"] == WARM_UP + request["steps"] + 1)

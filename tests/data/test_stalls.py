@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploom.data.stalls import MENDS, Stalls, Work, summary
+from cliploom.data.stalls import MENDS, Stalls, Work, between, summary
 
 SECONDS = st.floats(0, 1e6)
 
@@ -45,3 +45,10 @@ def test_the_summary_names_the_causes_and_the_mend_of_the_first() -> None:
 @pytest.mark.parametrize("elapsed", [0, 100])
 def test_no_waiting_needs_no_mend(elapsed: float) -> None:
     assert summary(Stalls().metrics() | {"stall/elapsed_seconds": elapsed}) == "waiting 0 %"
+
+
+def test_a_line_on_the_time_since_the_last_one_leaves_out_what_came_before() -> None:
+    then = Stalls().metrics() | {"stall/elapsed_seconds": 100, "stall/read_seconds": 50}
+    now = then | {"stall/elapsed_seconds": 200, "stall/decode_seconds": 10, "loss": 1}
+    assert summary(between(then, now)) == f"waiting 10 % (decode 100 %): {MENDS['decode']}"
+    assert summary(between({}, now)).startswith("waiting 30 % (read 83 %")

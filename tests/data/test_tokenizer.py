@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ftfy
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import reference
-from cliploom.data import pieces, vocabulary
+from cliploom.data import pieces, tokenizer, vocabulary
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.vocabulary import Vocabulary
 
@@ -152,6 +153,18 @@ def test_pickling_keeps_the_ids(tokenize: Tokenizer) -> None:
     assert len(pickled) < 10_000  # CLIP's vocabulary, which is everywhere, does not travel
     copy = pickle.loads(pickled)
     assert np.array_equal(copy.encode_batch(NASTY), tokenize.encode_batch(NASTY))
+
+
+def test_threads_share_it_while_it_learns_words_and_forgets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{word}{number} {word} caption's" for number in range(500) for word in ("red", "grün", "犬")]
+    expected = Tokenizer().encode_batch(texts)
+    monkeypatch.setattr(tokenizer, "_MOST_KEPT", 20_000)
+    shared = Tokenizer()
+    with ThreadPoolExecutor(4) as threads:
+        parts = [texts[first : first + 50] for first in range(0, len(texts), 50)]
+        found = np.concatenate(list(threads.map(shared.encode_batch, parts)))
+    assert shared._words.bytes < 60_000
+    assert np.array_equal(found, expected)
 
 
 def test_encoding_a_batch_needs_no_torch() -> None:

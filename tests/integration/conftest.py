@@ -1,4 +1,4 @@
-"""What several integration tests of training share."""
+"""What several integration tests share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,39 @@ import pytest
 import pairs
 import runs
 import servers
+from cliploom import cluster, models
+from cliploom.models import weights
+from cliploom.settings.cluster import Ray
 from clusters import Head
+from mlflow_servers import ADMIN, PASSWORD
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The manifest of 96 pairs in four shards."""
     return pairs.write(tmp_path_factory.mktemp("pairs"), several=True)
+
+
+@pytest.fixture(scope="module")
+def ray(s3: Callable[[], str]) -> Iterator[None]:
+    """A connection of this process to one cluster, that of the module's tests; its workers know the S3 server."""
+    with cluster.connect(Ray(cpus=2)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported weights of a small CLIP, with random weights."""
+    folder = tmp_path_factory.mktemp("weights") / "mu"
+    weights.save(models.create(models.preset("ViT-mu-8-32"), seed=0), folder)
+    return folder
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the MLflow servers' administrator."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
 
 
 @pytest.fixture(scope="session")

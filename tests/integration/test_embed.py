@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,12 @@ from jobs import embed, retrieve
 from torch.nn import functional as F
 
 import pairs
-from cliploom import cluster, job, models
+from cliploom import job
 from cliploom.data.transforms import Preprocess, open_image
 from cliploom.embedding import search, store
 from cliploom.models import weights
-from cliploom.settings.cluster import Ray
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(s3: Callable[[], str]) -> Iterator[None]:
-    with cluster.connect(Ray(cpus=2)):
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mu") / "export"
-    weights.save(models.create(models.preset("ViT-mu-8-32"), seed=0), folder)
-    return folder
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray")]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,14 @@ from torch.nn import functional as F
 
 import evaluation_sets as sets
 import servers
-from cliploom import cluster, job, models, registry, storage
 from cliploom import config as configs
+from cliploom import job, models, registry, storage
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, open_image
 from cliploom.models import weights
 from cliploom.registry import claims
-from cliploom.settings.cluster import Ray
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(s3: Callable[[], str]) -> Iterator[None]:
-    """One cluster for the module, or that of the whole run of tests; its workers know the S3 server."""
-    with cluster.connect(Ray(cpus=2)):
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "mu"
-    weights.save(models.create(models.preset("ViT-mu-8-32"), seed=0), folder)
-    return folder
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray")]
 
 
 @pytest.fixture

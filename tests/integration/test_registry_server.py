@@ -17,7 +17,7 @@ from cliploom.models import weights
 from cliploom.registry import review, store, tracking
 from mlflow_servers import ADMIN, PASSWORD, MlflowServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("credentials")]
 
 AUTH = importlib.util.find_spec("flask_wtf") is not None  # what mlflow[auth] adds
 
@@ -28,12 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,9 @@ def test_a_cap_on_time_saves_and_stops(head: Head, shards: str, tmp_path: Path) 
     answer = servers.run_job("train", "--config", str(config), env=runs.environment(head))
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "stopped by train.max_hours: run capped goes on from its checkpoint" in answer.stderr
+    again = servers.run_job("train", "--config", str(config), "train.max_hours=0.001", env=runs.environment(head))
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert "error: capped has had its train.max_hours=0.001: raise it to go on" in again.stderr
 
 
 def test_too_much_bad_data_stops_the_run_with_a_list(head: Head, shards: str, tmp_path: Path) -> None:
@@ -86,6 +89,7 @@ def test_too_much_bad_data_stops_the_run_with_a_list(head: Head, shards: str, tm
     listed = [json.loads(row) for row in (tmp_path / "run-bad" / "bad.jsonl").read_text().splitlines()]
     assert {row["shard"] for row in listed} == {str(folder / bad.name)}
     assert {row["cause"] for row in listed} == {"undecodable image"}
+    assert list(metric(tmp_path, "run-bad", "bad/undecodable_image").values()) == [{len(listed)}]
 
 
 def tear(source: Path, target: Path) -> None:

@@ -37,6 +37,12 @@ def test_tags_say_where_a_version_comes_from(tags: dict[str, str]) -> None:
     assert all(isinstance(value, str) for value in tags.values())
 
 
+def test_the_card_tells_the_licences_of_the_data(tags: dict[str, str]) -> None:
+    told = configs.load(None, ["data.manifest=m", "data.licences=CC-BY-4.0"])
+    assert "- licences of the data: CC-BY-4.0\n" in registry.card(told, tags)
+    assert "- licences of the data: not stated\n" in registry.card(configs.load(None, ["data.manifest=m"]), tags)
+
+
 def test_commit_is_the_checkout_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def git(*words: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]

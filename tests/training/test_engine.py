@@ -260,6 +260,27 @@ def test_layer_decay_scales_the_steps() -> None:
         assert float(whole[name] / decayed[name]) == pytest.approx(factor, rel=0.01)
 
 
+def offload(cases: list[Case]) -> list[tuple[Trained, Trained, Resumed]]:
+    """Of each case: trained without and with the optimizer on the host, and what the latter makes of the former."""
+    found = []
+    for stage, precision in cases:
+        plain = train_one(make_engine(stage, precision))
+        settings = Train(zero_stage=stage, precision=precision, offload=True, **SETTINGS)
+        engines = [Engine(make_model(), settings, smallest_partitioned=0) for _ in range(2)]
+        found.append((plain, train_one(engines[0]), resume_one(engines[1], plain.saved)))
+    return found
+
+
+def test_an_offloaded_optimizer_does_the_same() -> None:
+    cases = [case for case in CASES if case[0] > 0]
+    for case, (plain, offloaded, moved) in zip(cases, processes.run(2, offload, cases)[0], strict=True):
+        assert moved.same, case
+        tolerance = 1e-4 if case[1] == "fp32" else 5e-3  # gradients are summed in another order, then rounded
+        for final in (offloaded.final, moved.final):
+            assert max(differences(plain.final, final).values()) < tolerance, case
+        assert offloaded.losses == pytest.approx(plain.losses, rel=tolerance), case
+
+
 def exact_scales(stages: list[int]) -> list[tuple[float, float]]:
     return [exact_scale(stage) for stage in stages]
 

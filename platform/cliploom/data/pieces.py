@@ -28,6 +28,11 @@ _FIXED_ONE_BY_ONE = re.compile(
     + "]"
 )
 
+# The characters one of which is in all that `is_bad` finds, and those between; about others, as emoji and Chinese, it
+# needn't be asked.
+_IN_BAD = sorted({character for character in badness.BADNESS_RE.pattern if not character.isascii()})
+_SUSPECT = re.compile(f"[\x80-{max(filter('⺀'.__gt__, _IN_BAD))}{''.join(filter('⺀'.__le__, _IN_BAD))}]")
+
 
 def clean(text: str) -> str:
     """A caption as the encoding sees it, up to white space: mojibake and HTML entities mended, in lower case."""
@@ -39,11 +44,15 @@ def clean(text: str) -> str:
 
 def pieces(word: str) -> list[str]:
     """The pieces of what stands between two spaces of a clean caption; some may be SPECIAL."""
+    if word.isascii() and word.isalpha():
+        return [word]
     return _PIECE.findall(word)
 
 
 def symbols(piece: str) -> str:
     """A piece's bytes, each as the printable character that stands for it in vocabularies."""
+    if piece.isascii() and piece.isprintable():
+        return piece
     return piece.encode().decode("latin-1").translate(SYMBOLS)
 
 
@@ -56,7 +65,7 @@ def _fix(text: str) -> str:
     """
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
-    if "&" not in text and not _FIXED_ONE_BY_ONE.search(text) and not badness.is_bad(text):
+    if "&" not in text and not _FIXED_ONE_BY_ONE.search(text) and not (_SUSPECT.search(text) and badness.is_bad(text)):
         straight = fixes.uncurl_quotes(text)
         changed = straight != text
         if unicodedata.is_normalized("NFC", straight) and not (changed and badness.is_bad(straight)):

@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 Runner = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]  # Tasks, or one like it
 
 _LOOK_SECONDS = 5  # between two looks at how many CPUs there are
+_SAY_SECONDS = 600  # between two lines on what took the time so far
 _SCHEDULER = Path("/proc/thread-self/schedstat")  # nanoseconds on a CPU, nanoseconds of waiting for one, turns
 _HELD_BACK = 0.5  # share of the CPUs' time without a task from which on the driver is what holds the job back
 
@@ -49,7 +50,7 @@ class Answer(NamedTuple):
 class Tasks:
     """A `Runner` on Ray, which counts where the time of its tasks goes; needs a connection to Ray.
 
-    Calling it gives each item with `function(item)`, in the items' order.
+    Calling it gives each item with `function(item)`, in the items' order; it prints its summary every ten minutes.
 
     Args:
         pool: label of the nodes that work.
@@ -61,6 +62,7 @@ class Tasks:
     def __init__(self, pool: str | None = None) -> None:
         self._pool = pool
         self._spent, self._offered = Spent(), 0.0
+        self._said = time.monotonic()
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         import ray
@@ -72,12 +74,18 @@ class Tasks:
             if (now := time.monotonic()) - looked > _LOOK_SECONDS:  # nodes may have come
                 self._offered += cpus * (now - looked)
                 cpus, looked = _cpus(), now
+                self._say(now)
             pending.append((item, task.remote(function, item)))
             while len(pending) >= 4 * cpus:  # keeps all CPUs busy, and few items in memory
                 yield self._first(pending)
         while pending:
             yield self._first(pending)
         self._offered += cpus * (time.monotonic() - looked)
+
+    def _say(self, now: float) -> None:
+        if now - self._said > _SAY_SECONDS:
+            self._said = now
+            print(self.summary(), flush=True)
 
     def _first(self, pending: deque[tuple[Item, Any]]) -> tuple[Item, Any]:
         import ray

@@ -68,5 +68,10 @@ def summary(metrics: Mapping[str, float]) -> str:
     return f"waiting {100 * waited / elapsed:.0f} % ({shares}): {MENDS[causes[0]]}"
 
 
+def between(then: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """What was waited from one moment to another one of the same `Stalls`, as metrics; `then` may be empty."""
+    return {name: now[name] - then.get(name, 0.0) for name in (*map(_name, MENDS), _ELAPSED)}
+
+
 def _name(cause: str) -> str:
     return f"stall/{cause}_seconds"

@@ -55,6 +55,21 @@ class Stream:
         return [Split(self, first_step, rank, world_size) for rank in range(world_size)]
 
 
+def settle() -> None:
+    """Have what Ray Data keeps for a whole cluster on this process's node.
+
+    Its two actors live on the node of whoever reads first. A worker's node would never be idle again, and taken away
+    it would take them with it.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
+    get_or_create_autoscaling_coordinator()
+
+
 @dataclass(frozen=True)
 class Split:
     """One worker's part of the stream."""

@@ -6,10 +6,9 @@ ids of frequent words are kept.
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,45 @@ from cliploom.data.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-_KEPT_WORDS = 2**16  # some 15 MB
-_LONG = 1000  # characters; words of longer captions are not kept, so that odd captions can't fill the memory
+_MOST_KEPT = 16 << 20  # bytes of words, after which they are forgotten
+_KEPT_WORD = 100  # bytes of a word's entry beside its characters
+
+
+class _Words(dict[str, int]):
+    """The number of each word that was met; by number, which of `ids` are the word's.
+
+    Only grows: what is there stays as it is, so that threads may read it while others add words.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self._encode, self._lock = encode, threading.Lock()
+        self._used = self.bytes = 0
+        self.ids = np.zeros(1024, np.int32)
+        self.starts, self.lengths = np.zeros(1024, np.int64), np.zeros(1024, np.int64)
+
+    def __missing__(self, word: str) -> int:
+        ids = self._encode(word)
+        with self._lock:
+            if (known := self.get(word)) is not None:
+                return known
+            number = len(self)
+            self.ids = _put(self.ids, self._used, ids)
+            self.starts = _put(self.starts, number, [self._used])
+            self.lengths = _put(self.lengths, number, [len(ids)])
+            self._used += len(ids)
+            self.bytes += len(word) + _KEPT_WORD
+            self[word] = number
+        return number
+
+
+def _put(array: np.ndarray, at: int, values: Sequence[int]) -> np.ndarray:
+    """`array` with `values` from `at` on: itself, or where they don't fit a larger copy."""
+    end = at + len(values)
+    if end > len(array):
+        array = np.concatenate([array, np.zeros(max(len(array), end), array.dtype)])
+    array[at:end] = values
+    return array
 
 
 class Tokenizer:
@@ -47,7 +83,7 @@ class Tokenizer:
         self._special = dict(zip(SPECIAL, (self.sot, self.eot), strict=True))
         ids = {token: number for number, token in enumerate(self.vocabulary.tokens)}
         self._bpe = BPE(vocab=ids, merges=[*self.vocabulary.merges], end_of_word_suffix=END_OF_WORD)
-        self._kept = functools.lru_cache(_KEPT_WORDS)(self._encode_word)
+        self._words = _Words(self._encode_word)
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[int, Vocabulary | None]]:
         own = None if self.vocabulary is vocabularies.clip() else self.vocabulary
@@ -57,30 +93,46 @@ class Tokenizer:
         """Ids of one or more captions, int64 [B, context_length]; as `encode_batch`."""
         import torch
 
-        batch = self.encode_batch([texts] if isinstance(texts, str) else texts)
-        return torch.from_numpy(batch).long()
+        return torch.from_numpy(self._encode([texts] if isinstance(texts, str) else texts, np.int64))
 
     def encode_batch(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """Ids of captions, int32 [B, context_length]: start, text, end, zeros; a long text is cut before the end."""
+        return self._encode(texts, np.int32)
+
+    def _encode(self, texts: Sequence[str], dtype: type[np.integer]) -> NDArray[Any]:
         room = self.context_length - 2
-        ids: list[int] = []
-        lengths: list[int] = []
+        known = self._words
+        if known.bytes > _MOST_KEPT:
+            known = self._words = _Words(self._encode_word)
+        words: list[str] = []
+        counts: list[int] = []
         for text in texts:
-            encode_word = self._kept if len(text) <= _LONG else self._encode_word
-            words = clean(text).split()[:room]  # each gives one id or more
-            found = [*itertools.chain.from_iterable(map(encode_word, words))][:room]
-            ids += [self.sot, *found, self.eot]
-            lengths.append(len(found) + 2)
-        batch = np.zeros((len(lengths), self.context_length), np.int32)
-        batch[np.arange(self.context_length) < np.array(lengths, np.int32)[:, None]] = ids
+            found = clean(text).split()[:room]  # each gives one id or more
+            words += found
+            counts.append(len(found))
+        numbers = np.fromiter(map(known.__getitem__, words), np.int64, len(words))
+        lengths = known.lengths[numbers]
+        ends = np.concatenate([[0], lengths.cumsum()])  # of each word's ids among all, the first word's from 0
+        borders = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])  # of each caption's words
+        totals = np.diff(ends[borders])
+        row = np.repeat(np.arange(len(counts)), totals)  # of each id
+        every = np.arange(ends[-1])
+        column = every - ends[borders[:-1]][row]
+        ids = known.ids[np.repeat(known.starts[numbers] - ends[:-1], lengths) + every]
+        fits = column < room
+        batch = np.zeros((len(counts), self.context_length), dtype)
+        batch[:, 0] = self.sot
+        batch[row[fits], column[fits] + 1] = ids[fits]
+        batch[np.arange(len(counts)), np.minimum(totals, room) + 1] = self.eot
         return batch
 
-    def _encode_word(self, word: str) -> tuple[int, ...]:
+    def _encode_word(self, word: str) -> list[int]:
         """The first ids of what stands between two spaces."""
+        room = self.context_length - 2
         ids: list[int] = []
-        for piece in pieces(word)[: self.context_length - 2]:
+        for piece in pieces(word)[:room]:
             if piece in self._special:
                 ids.append(self._special[piece])
             else:
                 ids += [token.id for token in self._bpe.tokenize(symbols(piece))]
-        return tuple(ids[: self.context_length - 2])
+        return ids[:room]

@@ -17,12 +17,14 @@ from typing import Any
 import ray
 
 from cliploom import pools, storage
+from cliploom.config import require
 from cliploom.errors import InputError
+from cliploom.evaluation import suite as suites
 from cliploom.evaluation.datasets import Dataset
 from cliploom.evaluation.features import extract_here
 from cliploom.evaluation.findings import find
 from cliploom.evaluation.model import Model, publish
-from cliploom.evaluation.run import sources
+from cliploom.evaluation.run import open_suite, sources
 from cliploom.evaluation.store import FeatureStore
 from cliploom.evaluation.suite import Entry, Suite, Task
 from cliploom.training import checkpoint
@@ -31,6 +33,19 @@ from cliploom.training.run import Run, workers_range
 
 _SHORT: dict[Task, str] = {"zeroshot_classification": "zeroshot", "zeroshot_retrieval": "retrieval"}
 Log = Callable[[dict[str, float], int], None]
+
+
+def checks_of(run: Run, log: Log, say: Callable[[str], None]) -> Checks | None:
+    """The checks that a run's settings ask for.
+
+    Raises:
+        InputError: there is no such suite, it has no zero-shot task, or the cluster no room beside the workers.
+    """
+    if not run.config.train.evaluate_steps:
+        return None
+    require(run.config, "evaluate.suite")
+    wanted = suites.load(run.config.evaluate.suite)
+    return Checks(run, wanted, open_suite(wanted, run.config.evaluate.root), log, say)
 
 
 @dataclass(frozen=True)

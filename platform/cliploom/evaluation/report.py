@@ -18,6 +18,7 @@ from cliploom.evaluation.gates import Verdict
 from cliploom.evaluation.results import AnyRow, Row, lookup
 from cliploom.evaluation.run import Outcome
 from cliploom.evaluation.suite import Task
+from cliploom.pages import templates
 
 _TASKS: dict[Task, tuple[str, str]] = {
     "zeroshot_classification": (
@@ -69,15 +70,7 @@ class Card:
 
 def render(outcome: Outcome, verdict: Verdict, champion: Champion | None) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cliploom.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("cliploom.evaluation")
     environment.globals.update(interval=interval)
     environment.filters.update(
         percent=percent, points=points, times=_times, label=label, seconds=_seconds, examples=examples

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from cliploom import storage
 from cliploom.config import Config
 from cliploom.errors import InputError
+from cliploom.redacting import redacted
 from cliploom.storage import StorageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _CHECK_SECONDS = 10  # of one request; tried twice, so that `check` answers within 30 s
-_USER = re.compile(r"//[^/@\s]+@")  # in a URI
 _REFUSALS = {  # by HTTP status; the ends of sentences that begin with the server's URI
     401: "refuses the credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     403: "gives this user no permission to do that",
@@ -87,7 +86,7 @@ def redact(uri: str) -> str:
 
 def one_line(error: Exception) -> str:
     """What `error` says, in one line of at most 300 characters, without the passwords of URIs in it."""
-    return _USER.sub("//", " ".join(str(error).split()))[:300]
+    return redacted(" ".join(str(error).split()))[:300]
 
 
 def client(uri: str) -> MlflowClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cliploom import storage
 from cliploom.errors import InputError
 from cliploom.registry import store
 from cliploom.storage import StorageError
@@ -118,6 +120,13 @@ class Tracker:
             self._client.log_artifacts(self.run_id, str(path), folder)
         else:
             self._client.log_artifact(self.run_id, str(path), folder)
+
+    def keep(self, uri: str, folder: str) -> None:
+        """Keep a copy of a file that stands on any storage with the run, below `folder`."""
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place, storage.name(uri))
+            storage.download(uri, file)
+            self.artifact(file, folder)
 
     def flush(self, patience: float = _PATIENCE_SECONDS) -> None:
         """Wait until all metrics are delivered.

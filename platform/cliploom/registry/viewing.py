@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cliploom.pages import templates
 from cliploom.registry import catalog, history, tables
 from cliploom.registry.catalog import Row, Version
 from cliploom.registry.history import History
@@ -30,16 +31,9 @@ class View:
 
     def page(self) -> str:
         """One HTML file that needs no other."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
         from markdown_it import MarkdownIt
 
-        environment = Environment(
-            loader=PackageLoader("cliploom.registry", "."),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        environment = templates("cliploom.registry")
         # No HTML of its own: what stands in a card is shown, never executed.
         environment.filters["markdown"] = MarkdownIt("commonmark", {"html": False}).enable("table").render
         environment.globals.update(

@@ -279,7 +279,7 @@ class _Witness(tune.Callback):
         self._end(trial, result.get(_ENDED, "stopped"), result.get(_REASON, ""))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        lines = str(trial.get_error()).strip().splitlines() or ["its process died"]
+        lines = Path(trial.error_file).read_text().strip().splitlines()  # get_error reads a copy that may come later
         self._end(trial, "failed", lines[-1])
 
     def _end(self, trial: Any, status: Status, reason: str) -> None:

@@ -24,6 +24,7 @@ class Data(Section):
         description="URI of manifest.parquet, of its folder, or a pattern of shards; or several, {uri, weight} each, "
         "weight being how often an epoch has each sample",
     )
+    licences: str | None = Field(None, description="of the pairs, in words or as a URI; the model card tells them")
     deny: str | None = Field(
         None, description="URI of a list of samples to leave out: KEY or SHARD#KEY, as lines or a parquet column key"
     )

@@ -43,11 +43,14 @@ class Train(Section):
     memory_gb_per_worker: float = Field(0.0, ge=0, description="memory reserved for each worker, in GiB")
     pool: str | None = Field("train", description="label of the workers' nodes; any node where none has it")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    offload: bool = Field(
+        False, description="AdamW and its fp32 state on the host, where a GPU's memory is short; ZeRO 1 to 3"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute; master weights are fp32")
     seed: int = Field(0, ge=0, lt=2**63, description="of the plan, the initial weights and the augmentation")
     samples: Positive | None = Field(None, description="pairs to train on, in all")
     epochs: float | None = Field(None, gt=0, description="passes over the data, instead of train.samples")
-    max_hours: float | None = Field(None, gt=0, description="then the job saves and stops; started again it goes on")
+    max_hours: float | None = Field(None, gt=0, description="of all the run's jobs together; then it saves and stops")
     learning_rate: float = Field(5e-4, gt=0, description="the highest, after warm-up")
     warmup_samples: int = Field(0, ge=0, description="samples of linear warm-up")
     weight_decay: float = Field(0.2, ge=0, description="decoupled; not on gains, biases and logit scale")

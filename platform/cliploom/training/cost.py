@@ -16,11 +16,12 @@ from cliploom.config import Config
 from cliploom.data.plan import WorkItem, micro_batches
 from cliploom.data.reader import Reader
 from cliploom.progress import duration
+from cliploom.settings.training import Train
+from cliploom.training.engine import bucket
 from cliploom.training.run import Run, workers_range
 from cliploom.training.step import text_buckets
 
 _FP32, _BF16 = 4, 2  # bytes
-_BUCKET = 5 * 10**8  # elements that gradients are gathered in; DeepSpeed's reduce_bucket_size, by default
 _MOST_ROWS = 32  # that activations and operations are counted of; both grow with the rows
 _SAMPLE = 64  # captions whose lengths stand for all
 _TIMES = 3  # a measured step is the fastest of so many
@@ -112,7 +113,7 @@ def estimate(run: Run) -> Cost:
     return Cost(
         parameters=trained,
         sample_flops=passes / len(tokens),
-        state_bytes={stage: _state_bytes(trained, stage, train.precision == "bf16", workers) for stage in range(4)},
+        state_bytes={stage: _state_bytes(trained, stage, workers, train) for stage in range(4)},
         activation_bytes=held / len(tokens) * rows,
         checkpoint_bytes=3 * _FP32 * trained + sum(_FP32 * buffer.numel() for buffer in network.buffers()),
         steps=run.steps,
@@ -135,21 +136,22 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
 
 
-def _state_bytes(parameters: int, stage: int, rounded: bool, workers: int) -> float:
-    """Bytes of a worker's weights, gradients, master weights and moments.
+def _state_bytes(parameters: int, stage: int, workers: int, train: Train) -> float:
+    """Bytes of a worker's weights, gradients, master weights and moments; of a GPU's, those that are not offloaded.
 
     At stage 0 AdamW steps on the fp32 weights themselves; from stage 1 on on a flat master of its own part. Gradients
     are as wide as the weights, and from stage 2 on each worker keeps its part alone. At stage 2 gradients stand whole
-    until a bucket is full; stage 3 holds a bucket beside, whatever the model's size (on a CPU, pages of it that are
-    never written take no memory).
+    until a bucket is full; stage 3 holds a bucket beside (on a CPU, pages of it that are never written take no memory).
     """
     part = parameters / workers
-    width = _BF16 if rounded and stage else _FP32
+    width = _BF16 if train.precision == "bf16" and stage else _FP32
     if stage == 0:
         return parameters * (_FP32 + _FP32 + 2 * _FP32)
     weights = part * width if stage == 3 else parameters * width
-    gradients = {1: parameters, 2: min(parameters, part + _BUCKET), 3: part + _BUCKET}[stage] * width
-    return weights + gradients + part * 3 * _FP32
+    gathered = bucket(parameters)
+    gradients = {1: parameters, 2: min(parameters, part + gathered), 3: part + gathered}[stage] * width
+    apart = train.offload and train.gpus_per_worker > 0
+    return weights + gradients + (0 if apart else part * 3 * _FP32)
 
 
 def _network(run: Run) -> nn.Module:

@@ -17,6 +17,7 @@ from cliploom.settings.training import Train
 from cliploom.training.groups import parameter_groups
 from cliploom.training.state import KINDS, OptimizerState, share
 
+_LARGEST_BUCKET = 5 * 10**7  # DeepSpeed's own 5e8 would take in all gradients, and overlap nothing
 _SMALLEST_PARTITIONED = 100_000  # elements; ZeRO-3 leaves smaller parameters whole on every rank
 
 
@@ -57,7 +58,8 @@ class Engine:
         groups = [{**group, "lr": 0.0} for group in parameter_groups(model, config.weight_decay, config.layer_decay)]
         betas = (config.beta1, config.beta2)
         optimizer = torch.optim.AdamW(groups, betas=betas, eps=config.epsilon, fused=True)
-        settings = _deepspeed_config(config, self.dtype, smallest_partitioned)
+        elements = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        settings = _deepspeed_config(config, self.dtype, smallest_partitioned, bucket(elements))
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         trained = {name: p for name, p in self._engine.module.named_parameters() if p.requires_grad}
         self._names = {parameter: name for name, parameter in trained.items()}
@@ -167,11 +169,18 @@ class Engine:
             self._engine.module.exact_scalars = torch.cat([self._state.whole(scalar) for scalar in self._scalars])
 
 
+def bucket(elements: int) -> int:
+    """Elements that gradients are reduced in, of a model that trains so many."""
+    return min(elements, _LARGEST_BUCKET)
+
+
 def _on_host(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 
-def _deepspeed_config(config: Train, dtype: torch.dtype, smallest_partitioned: int) -> dict[str, Any]:
+def _deepspeed_config(config: Train, dtype: torch.dtype, smallest_partitioned: int, bucket: int) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": cuda}} if config.offload else {}
     return {
         # DeepSpeed only checks these three against each other; how a batch is cut is the step's business.
         "train_micro_batch_size_per_gpu": 1,
@@ -183,7 +192,9 @@ def _deepspeed_config(config: Train, dtype: torch.dtype, smallest_partitioned: i
         "zero_optimization": {
             "stage": config.zero_stage,
             "stage3_param_persistence_threshold": smallest_partitioned,
-            "overlap_comm": torch.cuda.is_available(),
+            "reduce_bucket_size": bucket,
+            "overlap_comm": cuda,
+            **offload,
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

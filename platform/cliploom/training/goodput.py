@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cliploom import storage
+from cliploom.errors import InputError
 
 _FILE = "goodput.json"
 _INTERVAL_SECONDS = 30.0  # between writes of the record; so much of a killed job's time may be missing
@@ -62,6 +63,20 @@ class Goodput:
             "restarts": self._restarts,
         }
         storage.write(self._place, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def hours_left(folder: str, most: float | None) -> float | None:
+    """Of the `most` hours that a run's jobs may take together; None where there is no limit.
+
+    Raises:
+        InputError: none are left.
+    """
+    if most is None:
+        return None
+    left = most - read(folder).get("wall_seconds", 0.0) / 3600
+    if left <= 0:
+        raise InputError(f"{storage.name(folder)} has had its train.max_hours={most:g}: raise it to go on")
+    return left
 
 
 def read(folder: str) -> dict[str, float]:

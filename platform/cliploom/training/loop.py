@@ -7,6 +7,7 @@ import math
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -56,8 +57,8 @@ class Loop:
         run: what is trained.
         attempt: this start of it, the same on all workers.
         found: the checkpoint that the attempt goes on from.
-        report: gets a row of metrics now and then, and a row with `checkpoint` when one is whole; called on rank 0
-            alone, the latter in another thread.
+        report: gets a row of metrics now and then, a row with `bad` that counts unreadable samples by cause, and a
+            row with `checkpoint` when one is whole; called on rank 0 alone, the last in another thread.
         stop: set on any worker, it ends the training after the step that is being taken, with a checkpoint.
         watchdog: watches each step.
     """
@@ -232,6 +233,7 @@ class Loop:
         rows = [asdict(fault) for fault in sorted(self.faults, key=lambda f: (f.shard, f.key))]
         if rows and self.rank == 0:
             storage.write(self._bad_list(), "".join(json.dumps(row) + "\n" for row in rows).encode())
+            self.report({"bad": Counter(row["cause"] for row in rows), "step": self.step})
         return rows
 
     def _bad_list(self) -> str:

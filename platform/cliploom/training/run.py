@@ -68,6 +68,8 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
             f"train.global_batch_size={train.global_batch_size} is smaller than the number of workers, {most}: "
             "raise it, or lower train.workers"
         )
+    if train.offload and train.zero_stage == 0:
+        raise InputError("train.offload needs a part of the state for each worker: set train.zero_stage to 1, 2 or 3")
     model = model_config(config, start)
     vocabulary = vocabularies.load(config.data.vocabulary)
     if model.vocab_size != vocabulary.size:

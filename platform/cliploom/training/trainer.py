@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cliploom import pools, storage
+from cliploom.data.stream import settle
 from cliploom.errors import InputError
 from cliploom.training import checkpoint, memory
 from cliploom.training.board import DIED, HUNG, RAISED, SHORT_OF_MEMORY, Board, GaveUpError, Place
@@ -152,17 +152,16 @@ def preflight(run: Run) -> None:
             )
 
 
-def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
-    """Train `run` to its end on the connected cluster, or until this process gets SIGTERM.
-
-    On SIGTERM the workers end their step and save a checkpoint, from which the run goes on when it is fitted again.
+def fit(run: Run, report: Report, stop: threading.Event) -> bool:
+    """Train `run` to its end on the connected cluster, or until it is asked to stop.
 
     Args:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
-            `checkpoint` with a committed step, `artifact` with a file's URI, `system` with metrics of a `node`, or
-            `restart` with a reason, and `step` and `workers` from then on.
-        stop: stops the run when it is set, in the place of SIGTERM, which reaches a process's main thread alone.
+            `checkpoint` with a committed step, `bad` with counts by cause and `step`, `artifact` with a file's URI,
+            `system` with metrics of a `node`, or `restart` with a reason, and `step` and `workers` from then on.
+        stop: when it is set, the workers end their step and save a checkpoint, from which the run goes on when it is
+            fitted again.
 
     Returns:
         Whether it came to the end.
@@ -173,6 +172,7 @@ def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
         GaveUpError: workers failed, or nodes went away, more often than the settings allow.
     """
     preflight(run)
+    settle()
     train = run.config.train
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = (
@@ -210,7 +210,7 @@ def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
         ),
     )
     try:
-        with _Listener(board, report), _stopping(board) if stop is None else _stopping_by(board, stop):
+        with _Listener(board, report), _stopping(board, stop):
             trainer.fit()
     finally:
         if error := ray.get(board.error.remote()):
@@ -219,17 +219,7 @@ def fit(run: Run, report: Report, stop: threading.Event | None = None) -> bool:
 
 
 @contextmanager
-def _stopping(board: Any) -> Iterator[None]:
-    """Ask the board to stop when this process gets SIGTERM, for as long as the block runs."""
-    before = signal.signal(signal.SIGTERM, lambda *_: board.ask_to_stop.remote())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _stopping_by(board: Any, stop: threading.Event) -> Iterator[None]:
+def _stopping(board: Any, stop: threading.Event) -> Iterator[None]:
     """Ask the board to stop when `stop` is set, for as long as the block runs."""
     over = threading.Event()
 

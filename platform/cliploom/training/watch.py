@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from cliploom.training.exporter import Exporter
 from cliploom.training.goodput import Goodput
 from cliploom.training.run import Run
 
+_STALL_SECONDS = 600.0  # between two lines on what was waited for
 _NOT_LOGGED = {"step", "steps", "attempt", "productive_seconds"}  # told by the step, or by totals
 
 
@@ -29,7 +31,7 @@ class Watch:
     Args:
         run: which trains.
         log: keeps metrics.
-        keep: keeps the file that a URI names.
+        keep: keeps the file that a URI names below a folder; a tracker's `keep`.
         progress: shows how far the run is.
         committed: is told of the step of each whole checkpoint.
     """
@@ -38,7 +40,7 @@ class Watch:
         self,
         run: Run,
         log: Log,
-        keep: Callable[[str], None],
+        keep: Callable[[str, str], None],
         progress: Progress,
         committed: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -46,6 +48,8 @@ class Watch:
         self._goodput = Goodput(run.folder)
         self._exporter = Exporter(str(run.config.run.name))
         self._last: dict[str, Any] = {}
+        self._stalled: dict[str, Any] = {}  # the row that the last line on stalls went up to
+        self._said = time.monotonic()
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Hand a row on."""
@@ -54,7 +58,10 @@ class Watch:
         elif "restart" in row:
             self._progress.say(f"restart from step {row['step']}, workers {row['workers']}: {row['restart']}")
         elif "artifact" in row:
-            self._keep(row["artifact"])
+            self._keep(row["artifact"], "profile")
+        elif "bad" in row:
+            named = {f"bad/{cause.replace(' ', '_')}": count for cause, count in row["bad"].items()}
+            self._log(named, row["step"])
         elif "system" in row:
             named = {f"system/{row['node']}/{name}": value for name, value in row["system"].items()}
             self._log(named, self._last.get("step", 0))
@@ -68,6 +75,13 @@ class Watch:
         self._log({name: value for name, value in (row | totals).items() if name not in _NOT_LOGGED}, row["step"])
         self._exporter.set(row | totals | {"samples_total": row["samples"]})
         self._progress.update(row["step"], line(row))
+        if time.monotonic() - self._said >= _STALL_SECONDS:
+            self._say_stalls(row)
+
+    def _say_stalls(self, row: dict[str, Any]) -> None:
+        before = self._stalled if self._stalled.get("attempt") == row["attempt"] else {}
+        self._progress.say(stalls.summary(stalls.between(before, row)))
+        self._stalled, self._said = row, time.monotonic()
 
     def finish(self) -> str:
         """Keep the record of goodput; returns the last words: where time went."""
