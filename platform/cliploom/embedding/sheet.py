@@ -12,6 +12,7 @@ from cliploom.data.transforms import decode_image
 from cliploom.embedding import sources
 from cliploom.embedding.search import Hit
 from cliploom.embedding.store import Embeddings
+from cliploom.pages import templates
 
 _SIDE = 240  # pixels
 
@@ -25,11 +26,6 @@ def render(embeddings: Embeddings, hits: Sequence[Hit], text: str, image: bytes 
         text: that was looked for; empty where it was an image.
         image: the picture that was looked for.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cliploom.embedding", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     open_picture = sources.opener(embeddings.source)
     found: list[dict[str, Any]] = []
     for hit in hits:
@@ -38,7 +34,11 @@ def render(embeddings: Embeddings, hits: Sequence[Hit], text: str, image: bytes 
         uri = _data_uri(picture.data) if picture else None
         found.append({"key": key, "cosine": hit.cosine, "uri": uri, "caption": picture.caption if picture else ""})
     query = {"text": text, "uri": _data_uri(image) if image else None}
-    return environment.get_template("sheet.html.j2").render(query=query, found=found, embeddings=embeddings)
+    return (
+        templates("cliploom.embedding")
+        .get_template("sheet.html.j2")
+        .render(query=query, found=found, embeddings=embeddings)
+    )
 
 
 def _data_uri(data: bytes) -> str | None:

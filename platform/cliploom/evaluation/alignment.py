@@ -20,7 +20,8 @@ from cliploom.evaluation.preparing import SIDE
 _FINE, _COARSE = 20, 8  # pixels a side of what is compared
 _GREY = 64  # of the coarse comparison: it is of grey pictures
 _LEAST = 0.76  # of a side is left of the strongest crop
-_ROUNDS = 2  # that rows and columns take turns
+_ROUNDS = 2  # that rows and columns take turns, among all spans and then around the best
+_SHIFTS = torch.tensor([(low, high) for low in (-0.012, 0, 0.012) for high in (-0.012, 0, 0.012)])  # of a span's ends
 _PLAIN = 6.0  # grey levels: a picture that varies less shows too little to be told from another
 _PLAIN_COARSE = 2.0  # the same of coarse ones, which vary less
 _PAIRS = 256  # laid over each other at once
@@ -29,11 +30,13 @@ Span = tuple[float, float]  # of a side, from 0 to 1
 
 _WHOLE: Span = (0.0, 1.0)
 _COARSE_SPANS = [_WHOLE, *((o, o + 0.9) for o in (0, 0.1)), *((o, o + 0.8) for o in (0, 0.1, 0.2))]
-_FINE_SPANS = [
-    (step / SIDE, step / SIDE + length)
-    for length in np.arange(1, _LEAST - 0.01, -0.03)
-    for step in range(round((1 - length) * SIDE) + 1)
-]
+_FINE_SPANS = torch.tensor(
+    [
+        (step / SIDE, step / SIDE + float(length))
+        for length in np.arange(1, _LEAST - 0.01, -0.03)
+        for step in range(round((1 - length) * SIDE) + 1)
+    ]
+).clamp_max(1)
 
 
 def whole(thumbnails: np.ndarray) -> Tensor:
@@ -63,26 +66,23 @@ def likeness(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _within(small: Tensor, large: Tensor) -> Tensor:
     """The correlation [P] of `small` with the part of `large` that is most like it; both [P, 3, 32, 32].
 
-    Rows and columns take turns: with the one's span as it is, the other's best one is found among all.
+    Rows and columns take turns: with the one's span as it is, the other's best one is found, first among all, then
+    around the best.
     """
-    spans, full = _matrices(_FINE_SPANS, _FINE), _matrices([_WHOLE], _FINE)[0]
-    target = _standard((full @ small @ full.T).flatten(1).unflatten(1, (3, -1)))
-    rows = columns = full.expand(len(small), 1, *full.shape)
-    best = torch.zeros(len(small))
-    for _ in range(_ROUNDS):
-        for across in (False, True):
-            kept = rows if across else columns
-            picture = large if across else large.transpose(2, 3)  # so that the side looked at comes last
-            half = kept @ picture  # [P, 3, n, 32]
-            tried = torch.einsum("pcis,kjs->pkcij", half, spans)
-            if not across:
-                tried = tried.transpose(3, 4)
-            scores = torch.einsum("pcx,pkcx->pk", target, _standard(tried.flatten(3)))
+    pairs = len(small)
+    whole = torch.tensor(_WHOLE).expand(pairs, 1, 2)
+    full = _matrices(whole, _FINE)
+    target = _standard((full @ small @ full.mT).flatten(1).unflatten(1, (3, -1)))
+    best, spans = torch.zeros(pairs), [whole, whole]  # of rows, of columns: [P, 1, 2]
+    for shifts in (None,) * _ROUNDS + tuple(_SHIFTS / 2**halved for halved in range(_ROUNDS)):
+        for side in (0, 1):
+            tried = _FINE_SPANS.expand(pairs, -1, 2) if shifts is None else (spans[side] + shifts).clamp(0, 1)
+            picture = large if side else large.mT  # so that the side looked at comes last
+            half = _matrices(spans[1 - side], _FINE) @ picture  # [P, 3, n, 32]
+            parts = torch.einsum("pcis,pkjs->pkcij", half, _matrices(tried, _FINE))
+            scores = torch.einsum("pcx,pkcx->pk", target, _standard((parts if side else parts.mT).flatten(3)))
             best, chosen = scores.max(1)
-            if across:
-                columns = spans[chosen][:, None]
-            else:
-                rows = spans[chosen][:, None]
+            spans[side] = tried[torch.arange(pairs), chosen][:, None]
     return best
 
 
@@ -94,7 +94,7 @@ def _standard(pixels: Tensor) -> Tensor:
 
 
 def _coarse(thumbnails: np.ndarray, spans: Sequence[Span]) -> Tensor:
-    matrices = _matrices(spans, _COARSE)
+    matrices = _matrices(torch.tensor(spans), _COARSE)
     grey = _pixels(thumbnails).mean(1)
     parts = torch.einsum("kis,nst,ljt->nklij", matrices, grey, matrices).flatten(1, 2).flatten(2)
     centred = parts - parts.mean(-1, keepdim=True)
@@ -105,11 +105,11 @@ def _pixels(thumbnails: np.ndarray) -> Tensor:
     return torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float()
 
 
-def _matrices(spans: Sequence[Span], count: int) -> Tensor:
-    """For each span the matrix [count, 32] that averages the pixels under each of `count` equal parts of it."""
-    lows, highs = (torch.tensor([span[end] for span in spans], dtype=torch.float32)[:, None] * SIDE for end in (0, 1))
-    edges = lows + (highs - lows) * torch.linspace(0, 1, count + 1)
+def _matrices(spans: Tensor, count: int) -> Tensor:
+    """Spans [..., 2] -> matrices [..., count, 32] that average the pixels under each of `count` equal parts."""
+    low, high = spans[..., :1] * SIDE, spans[..., 1:] * SIDE
+    edges = low + (high - low) * torch.linspace(0, 1, count + 1)
     pixels = torch.arange(SIDE, dtype=torch.float32)
-    low, high = edges[:, :-1, None], edges[:, 1:, None]
-    covered = (torch.minimum(high, pixels + 1) - torch.maximum(low, pixels)).clamp_min(0)
+    start, end = edges[..., :-1, None], edges[..., 1:, None]
+    covered = (torch.minimum(end, pixels + 1) - torch.maximum(start, pixels)).clamp_min(0)
     return covered / covered.sum(-1, keepdim=True)

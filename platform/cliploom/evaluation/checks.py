@@ -44,7 +44,7 @@ def checks_of(run: Run, log: Log, say: Callable[[str], None]) -> Checks | None:
     if not run.config.train.evaluate_steps:
         return None
     require(run.config, "evaluate.suite")
-    wanted = suites.load(run.config.evaluate.suite)
+    wanted = suites.load(str(run.config.evaluate.suite))
     return Checks(run, wanted, open_suite(wanted, run.config.evaluate.root), log, say)
 
 

@@ -168,7 +168,7 @@ def _check_server(uri: str) -> None:
 def _reason(error: Exception, otherwise: str = "does not answer as an MLflow server") -> str:
     """Why a server's answer was none, as the end of a sentence that begins with its URI."""
     from requests.exceptions import ConnectionError, SSLError, Timeout
-    from urllib3.exceptions import MaxRetryError, ReadTimeoutError
+    from urllib3.exceptions import MaxRetryError, NewConnectionError, ReadTimeoutError
 
     # MLflow wraps what requests raised, without always naming it as the cause; requests wraps urllib3's.
     cause = error.__cause__ or error.__context__
@@ -180,7 +180,8 @@ def _reason(error: Exception, otherwise: str = "does not answer as an MLflow ser
     if isinstance(cause, Timeout) or late:
         return f"does not answer within {_CHECK_SECONDS} s"
     if isinstance(cause, ConnectionError):
-        return "can't be reached: nothing answers there"
+        refused = isinstance(inner, MaxRetryError) and isinstance(inner.reason, NewConnectionError)
+        return "can't be reached: nothing answers there" if refused else "breaks off the connection"
     if status in _REFUSALS:
         return _REFUSALS[status]
     return f"{otherwise}: {one_line(error)}"

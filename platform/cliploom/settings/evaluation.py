@@ -15,7 +15,7 @@ class EvaluateOverlap(Section):
 
     manifest: str | None = Field(None, description="of the training shards; without it overlap is not looked for")
     min_likeness: float = Field(
-        0.92, gt=0, le=1, description="of two such pictures laid over each other; check the pairs that are shown"
+        0.94, gt=0, le=1, description="of two such pictures laid over each other; check the pairs that are shown"
     )
 
 
