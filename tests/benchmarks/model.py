@@ -42,12 +42,12 @@ WORDS = SENTENCE.split()
 BATCHES = {
     "RN50": 8,
     "RN101": 8,
-    "RN50x4": 4,
-    "RN50x16": 2,
-    "RN50x64": 1,
+    "RN50x4": 8,
+    "RN50x16": 4,
+    "RN50x64": 2,
     "ViT-B-16": 8,
-    "ViT-L-14": 2,
-    "ViT-L-14-336": 1,
+    "ViT-L-14": 4,
+    "ViT-L-14-336": 2,
 }
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PRECISIONS = {"fp32": ["fp32"], "bf16": ["amp_bf16", "pure_bf16"]}  # ours: open_clip's
@@ -82,7 +82,7 @@ def steps(name: str, batch: int, captions: tuple[str, ...], thorough: bool, fold
     rows = []
     files = {kind: str(write_batch(name, batch, kind, folder)) for kind in captions}
     for precision in PRECISIONS:
-        request = {"what": "step", "model": name, "rounds": 3}
+        request = {"what": "step", "model": name, "rounds": 3 if thorough else 2}
         tried = [way for p in PRECISIONS[precision] for way in ways(p, thorough)]
         slow = fastest(PEER, request | {"batch": files[captions[0]]}, tried)  # of captions of any length: it cuts none
         peak = {"what": "peak", "precision": DTYPES[precision], "threads": CORES, "huge pages": True, "rounds": 5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import time
@@ -27,6 +28,8 @@ from cliploom.training.saver import SaveError
 from cliploom.training.watchdog import Watchdog
 
 _POLL_SECONDS = 0.5
+# Ray Train takes a node that is draining, or is just gone, for room; it looks again when it has waited so long.
+_ROOM_SECONDS = "15"
 # Large tensors on huge pages: on CPUs, a tenth of a step is spent on the faults of small ones.
 _WORKER_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 Report = Callable[[dict[str, Any]], None]
@@ -209,6 +212,7 @@ def fit(run: Run, report: Report, stop: threading.Event) -> bool:
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
         ),
     )
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ROOM_SECONDS)
     try:
         with _Listener(board, report), _stopping(board, stop):
             trainer.fit()
