@@ -47,7 +47,7 @@ BATCHES = {
     "RN50x64": 2,
     "ViT-B-16": 8,
     "ViT-L-14": 4,
-    "ViT-L-14-336": 2,
+    "ViT-L-14-336": 4,
 }
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PRECISIONS = {"fp32": ["fp32"], "bf16": ["amp_bf16", "pure_bf16"]}  # ours: open_clip's
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("presets", nargs="*", help="steps of these alone, with 77-token captions")
     parser.add_argument("--first", action="store_true", help="ViT-B-32, the loss and the tokenizer alone")
     parser.add_argument("--batch", type=int, default=16, help="samples a step of ViT-B-32")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
     if not PEER.exists():
@@ -67,21 +68,23 @@ def main(argv: list[str]) -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         if not options.presets:
-            rows += steps("ViT-B-32", options.batch, ("natural", "full"), True, Path(folder))
+            rows += steps("ViT-B-32", options.batch, ("natural", "full"), options.precisions, True, Path(folder))
             rows += [loss(), *tokenizer(Path(folder))]
         for name in options.presets or ([] if options.first else BATCHES):
-            rows += steps(name, BATCHES.get(name, options.batch), ("full",), False, Path(folder))
+            rows += steps(name, BATCHES.get(name, options.batch), ("full",), options.precisions, False, Path(folder))
     show(rows)
     if options.output:
         report = {**machine(), "command": " ".join(["tests/benchmarks/model.py", *argv]), "rows": rows}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def steps(name: str, batch: int, captions: tuple[str, ...], thorough: bool, folder: Path) -> list[Row]:
-    """Training steps of a preset in both precisions; `thorough` tries all that might be faster."""
+def steps(
+    name: str, batch: int, captions: tuple[str, ...], precisions: list[str], thorough: bool, folder: Path
+) -> list[Row]:
+    """Training steps of a preset; `thorough` tries all that might be faster."""
     rows = []
     files = {kind: str(write_batch(name, batch, kind, folder)) for kind in captions}
-    for precision in PRECISIONS:
+    for precision in precisions:
         request = {"what": "step", "model": name, "rounds": 3 if thorough else 2}
         tried = [way for p in PRECISIONS[precision] for way in ways(p, thorough)]
         slow = fastest(PEER, request | {"batch": files[captions[0]]}, tried)  # of captions of any length: it cuts none
