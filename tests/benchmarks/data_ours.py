@@ -24,7 +24,7 @@ from cliploom.data.stream import Split, Stream, batches
 from cliploom.settings.data import Data
 
 WORKERS = 2
-CPUS_PER_TASK = 0.75  # so that two run beside workers of 0.25
+CPUS_PER_TASK = 0.5  # so that three run beside workers of 0.25: two compute while one waits for Ray
 PREFETCH = 2
 STEPS = 1_000_000  # a long run, of which the first batches are measured
 

@@ -19,7 +19,7 @@ class Memory:
         return self
 
     def _watch(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(3.0):
             self.peak = max(self.peak, sum(map(proportional, tree(os.getpid()))))
 
     def __exit__(self, *_: object) -> None:

@@ -84,7 +84,7 @@ def test_a_worker_that_hangs_leaves_stacks_and_the_run_goes_on(
 @pytest.mark.slow  # minutes, since three nodes share the machine
 def test_nodes_come_and_go(head: Head, start: Start, shards: str, tmp_path: Path) -> None:
     """Two workers on two nodes; one node gets notice, another one comes and is lost without."""
-    steps, gone = 240, "node 127.0.0.1 drained or lost"
+    steps = 240
     settings = {"workers": [1, 2], "cpus_per_worker": 1.2, "samples": steps * BATCH, "checkpoint_steps": 20}
     settings |= {"max_failures": 0, "resize_seconds": 2, "micro_batch_size": 2}
     run = tmp_path / "moved"
@@ -102,7 +102,9 @@ def test_nodes_come_and_go(head: Head, start: Start, shards: str, tmp_path: Path
     begun = runs.attempts(run)
     reasons = [attempt["reason"] for attempt in begun]
     assert [attempt["workers"] for attempt in begun] == [2, 1, 2, 1], reasons
-    assert reasons == ["", gone, "there is room for 2 workers in place of 1", gone]
+    assert reasons[0] == ""
+    assert reasons[2] == "there is room for 2 workers in place of 1"
+    assert all(re.fullmatch(r"node [\d.]+ drained or lost", reason) for reason in (reasons[1], reasons[3])), reasons
     for attempt in begun[1:]:
         assert f"restart from step {attempt['step']}, workers {attempt['workers']}: {attempt['reason']}" in said
     assert begun[1]["step"] > 20
