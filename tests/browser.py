@@ -68,8 +68,10 @@ def measure(page: Path, width: int, scheme: Scheme) -> dict[str, Any]:
     """What a browser makes of a page at a width: overflow, images, contrasts; `console` is what it complains of."""
     wrapper = page.with_name("measure.html")
     wrapper.write_text(_MEASURE.replace("WIDTH", str(width)).replace("PAGE", page.name))
-    done = _run(wrapper, scheme, "--dump-dom", "--virtual-time-budget=20000")
-    found = re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)
+    for _ in range(3):  # its virtual time may run out before the page's images are decoded
+        done = _run(wrapper, scheme, "--dump-dom", "--virtual-time-budget=20000")
+        if found := re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL):
+            break
     assert found, done.stderr[-2000:]
     measured: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     return {**measured, "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}

@@ -102,4 +102,4 @@ def test_population_based_training_copies_the_better_into_the_worse(head: Head, 
         assert branch.source is not None
         assert branch.source[0] != number
         assert searching.SPACE[searching.RATE].low <= float(branch.settings[searching.RATE]) <= 1.0
-        assert [point["step"] for point in records.points(number)] == list(range(1, searching.EVALUATIONS + 1))
+        assert [point["step"] for point in records.points(number)] == list(range(1, searching.EVALUATIONS["pbt"] + 1))

@@ -14,7 +14,8 @@ from cliploom.search.records import LOSS, Measured, Records, Status
 from cliploom.settings.cluster import Ray
 from cliploom.settings.search import Span, Tune
 
-TRIALS, EVALUATIONS = 6, 3
+TRIALS = 6
+EVALUATIONS = {"asha": 3, "tpe": 3, "pbt": 6}  # Tune passes over a chance to copy while a better trial is saved
 RATE = "train.learning_rate"
 SPACE = {RATE: Span(low=1e-4, high=1.0, log=True)}
 
@@ -22,8 +23,8 @@ SPACE = {RATE: Span(low=1e-4, high=1.0, log=True)}
 class Toy:
     """Reports a loss that falls, the lower the nearer the rate is to 0.01; rates above 0.35 always fail."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, evaluations: int, seconds: float) -> None:
+        self.folder, self.evaluations, self.seconds = folder, evaluations, seconds
 
     def __call__(self, start: tuner.Start, report: tuner.Report, stop: threading.Event) -> None:
         rate = float(start.branch.settings[RATE])
@@ -31,7 +32,7 @@ class Toy:
             log.write(f"{start.number} begins\n")
         if rate > 0.35:
             raise ValueError("the loss is not finite")
-        for step in range(1, EVALUATIONS + 1):
+        for step in range(1, self.evaluations + 1):
             if any(point["step"] == step for point in start.known) or stop.wait(self.seconds):
                 continue
             with (self.folder / "log").open("a") as log:
@@ -57,7 +58,7 @@ class Teller:
 
 def main(method: str, folder: Path, seconds: float = 0.0) -> None:
     """Search to the end."""
-    settings = Tune(method=method, trials=TRIALS, evaluations=EVALUATIONS, reduction=2, space=SPACE)
+    settings = Tune(method=method, trials=TRIALS, evaluations=EVALUATIONS[method], reduction=2, space=SPACE)
     records = Records(str(folder))
 
     def propose(number: int) -> space.Settings:
@@ -68,7 +69,7 @@ def main(method: str, folder: Path, seconds: float = 0.0) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with connect(Ray(address=os.environ.get("RAY_ADDRESS"), cpus=2), dashboard=True):
-        tuner.search(settings, propose, Toy(folder, seconds), records, Teller(), {"CPU": 0.9})
+        tuner.search(settings, propose, Toy(folder, EVALUATIONS[method], seconds), records, Teller(), {"CPU": 0.9})
 
 
 if __name__ == "__main__":
