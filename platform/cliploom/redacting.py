@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"//[^/@\s]+@")  # in a URI
+_USER = re.compile(r"//[^/?#\s]+@")  # in a URI
 
 
 def redacted(text: str) -> str:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from cliploom import storage
 from cliploom.config import Config
@@ -80,8 +80,7 @@ def is_sqlite(uri: str) -> bool:
 
 def redact(uri: str) -> str:
     """`uri` without user name and password."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.scheme != "sqlite" else uri
+    return uri if is_sqlite(uri) else redacted(uri)
 
 
 def one_line(error: Exception) -> str:
