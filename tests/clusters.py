@@ -37,9 +37,9 @@ class Head:
 
 
 @contextmanager
-def start(folder: Path) -> Iterator[Head]:
-    """A head node with two CPUs on free ports of the loopback, ended with the block."""
-    with _start(folder, servers.free_ports(6), {"num-cpus": 2}, {}) as head:
+def start(folder: Path, store: int = 300 << 20) -> Iterator[Head]:
+    """A head node with two CPUs and `store` bytes for objects, on free ports of the loopback, ended with the block."""
+    with _start(folder, servers.free_ports(6), {"num-cpus": 2, "object-store-memory": store}, {}) as head:
         yield head
 
 

@@ -2,10 +2,11 @@
 
 Photo-like JPEGs of 320 to 640 pixels a side, and the same resized at rest to a shorter side of 256, become batches of
 224 pixels by the random resized crop (scale 0.9 to 1, bicubic), captions become tokens. open_clip has an environment of
-its own (`.venv-peer`) and its best number of workers; cliploom reads through Ray Data into two workers that count, and
-in plain processes without Ray, from local files and from SeaweedFS over loopback into an empty cache. The sides take
-turns, each measurement is a process tree of its own, whose peak of proportional set size is stated. Batches before the
-steady state are passed over: two windows of shards, each read for the first time, are measured.
+its own (`.venv-peer`) and its best number of workers; cliploom reads through Ray Data into two workers that count, from
+local files and from SeaweedFS over loopback into an empty cache. The kernel is the same batches read by plain processes
+without Ray; beside a Ray cluster that does nothing, it is the bound of what can be had through Ray on these cores. The
+sides take turns, each measurement is a process tree of its own, whose peak of proportional set size is stated. Batches
+before the steady state are passed over: two windows of shards, each read for the first time, are measured.
 
     data.py [--output FILE]
 """
@@ -88,6 +89,7 @@ def compare(folder: Path, remote: str, options: argparse.Namespace) -> Row:
     sides |= {
         "stream": {"what": "stream", "manifest": str(folder), **ours},
         "kernel": {"what": "kernel", "manifest": str(folder), **ours},
+        "kernel beside Ray": {"what": "kernel beside Ray", "manifest": str(folder), **ours},
         "stream from S3": {"what": "stream", "manifest": remote, **ours},
     }
     found: dict[str, list[Row]] = {side: [] for side in sides}
@@ -106,9 +108,11 @@ def compare(folder: Path, remote: str, options: argparse.Namespace) -> Row:
         "open_clip ran": theirs,
         "cliploom": rate["stream"],
         "kernel": rate["kernel"],
+        "kernel beside Ray": rate["kernel beside Ray"],
         "cliploom from S3": rate["stream from S3"],
         "of open_clip": rate["stream"] / rate[theirs],
         "of kernel": rate["stream"] / rate["kernel"],
+        "of bound": rate["stream"] / rate["kernel beside Ray"],
         "S3 of local": rate["stream from S3"] / rate["stream"],
         "open_clip MiB": medians[theirs]["pss_mib"],
         "cliploom MiB": medians["stream"]["pss_mib"],
@@ -134,8 +138,8 @@ def show(rows: list[Row]) -> None:
     table = Table(
         title=f"{datetime.date.today()}, {len(os.sched_getaffinity(0))} cores, samples/s", title_justify="left"
     )
-    columns = ("images", "open_clip", "cliploom", "kernel", "from S3", "of open_clip", "of kernel", "S3 of local")
-    for column in (*columns, "peak PSS, MiB"):
+    columns = ("images", "open_clip", "cliploom", "kernel", "beside Ray", "from S3", "of open_clip", "of kernel")
+    for column in (*columns, "of bound", "S3 of local", "peak PSS, MiB"):
         table.add_column(column, justify="left" if column == "images" else "right")
     for row in rows:
         table.add_row(
@@ -143,9 +147,11 @@ def show(rows: list[Row]) -> None:
             f"{row['open_clip']:,.0f}\n({row['open_clip ran'].removeprefix('open_clip, ')})",
             f"{row['cliploom']:,.0f}",
             f"{row['kernel']:,.0f}",
+            f"{row['kernel beside Ray']:,.0f}",
             f"{row['cliploom from S3']:,.0f}",
             f"{row['of open_clip']:.2f}",
             f"{row['of kernel']:.2f}",
+            f"{row['of bound']:.2f}",
             f"{row['S3 of local']:.2f}",
             f"{row['open_clip MiB']:,.0f} -> {row['cliploom MiB']:,.0f}",
         )

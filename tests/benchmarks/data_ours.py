@@ -2,9 +2,9 @@
 
     python data_ours.py REQUEST    # a line of JSON; the answer is one
 
-Request: {"what": "stream" | "kernel", "manifest", "image_size", "batch", "warm_up", "batches"}: the stream through Ray
-Data into two workers that count, or the same batches read by two plain processes; batches of each worker that are
-passed over, and those that are timed.
+Request: {"what": "stream" | "kernel" | "kernel beside Ray", "manifest", "image_size", "batch", "warm_up", "batches"}:
+the stream through Ray Data into two workers that count, or the same batches read by two plain processes, alone or
+beside a Ray cluster that does nothing; batches of each worker that are passed over, and those that are timed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,18 @@ def stream(request: dict[str, Any]) -> float:
     """Samples a second through Ray Data, over all workers."""
     import ray
 
-    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
+    start_ray()
     splits = _stream(request).split(0, WORKERS)
     counter = ray.remote(num_cpus=0.25)(_count)
     rates = ray.get([counter.remote(split, request["warm_up"], request["batches"]) for split in splits])
     return float(sum(rates))
+
+
+def start_ray() -> None:
+    """A cluster of this process's own."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
 
 
 def _count(split: Split, warm_up: int, count: int) -> float:
@@ -57,6 +64,12 @@ def kernel(request: dict[str, Any]) -> float:
     for reader in readers:
         reader.join()
     return float(sum(rates))
+
+
+def kernel_beside_ray(request: dict[str, Any]) -> float:
+    """As `kernel`, on cores that a Ray cluster without work shares: what is left for any stream through Ray."""
+    start_ray()
+    return kernel(request)
 
 
 def _read(split: Split, request: dict[str, Any], together: Any, answers: Any) -> None:
@@ -81,5 +94,5 @@ def _stream(request: dict[str, Any]) -> Stream:
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     with Memory() as memory:
-        rate = {"stream": stream, "kernel": kernel}[asked["what"]](asked)
+        rate = {"stream": stream, "kernel": kernel, "kernel beside Ray": kernel_beside_ray}[asked["what"]](asked)
     print(json.dumps({"samples_a_second": rate, "pss_mib": memory.peak / 2**20}))

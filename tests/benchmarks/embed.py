@@ -1,8 +1,9 @@
 """`make bench`: embedding beside open_clip's encode in a plain loop, on the same shards and cores; and the search.
 
 Photo-like JPEGs of 320 to 640 pixels a side become embeddings of ViT-B-32. open_clip has an environment of its own
-(`.venv-peer`) and all cores for torch; cliploom decodes and encodes at once, through Ray Data. The sides take turns,
-each measurement is a process of its own, and batches before the steady state are passed over. Medians are shown.
+(`.venv-peer`) and all cores for torch; cliploom decodes and encodes at once, through Ray Data. The sides take turns, in
+fp32 and in bf16, each measurement is a process of its own, and batches before the steady state are passed over. Of each
+side the better precision's median is shown.
 
     embed.py [--rounds N] [--output FILE]
 """
@@ -16,12 +17,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from machine import machine
 
 import photos
+from cliploom.settings.evaluation import Precision
 
 HERE = Path(__file__).parent
 PEER = HERE.parent.parent / ".venv-peer" / "bin" / "python"
@@ -41,12 +44,14 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = photos.write_shards(Path(folder), 4, options.images // 4)
         common = {"model": MODEL, "batch": BATCH, "warm_up": WARM_UP}
-        theirs, ours = [], []
-        for _ in range(options.rounds):
-            theirs.append(ask(PEER, "embed_peer.py", {**common, "folder": folder, "threads": CORES}))
-            request = {**common, "what": "embed", "manifest": manifest, "cpus": CORES}
-            ours.append(ask(Path(sys.executable), "embed_ours.py", request))
-    slow, fast = (statistics.median(one["images_a_second"] for one in side) for side in (theirs, ours))
+        theirs: dict[str, list[float]] = defaultdict(list)
+        ours: dict[str, list[float]] = defaultdict(list)
+        for precision in get_args(Precision) * options.rounds:
+            request = {**common, "precision": precision, "folder": folder, "threads": CORES}
+            theirs[precision].append(ask(PEER, "embed_peer.py", request)["images_a_second"])
+            request = {**common, "precision": precision, "what": "embed", "manifest": manifest, "cpus": CORES}
+            ours[precision].append(ask(Path(sys.executable), "embed_ours.py", request)["images_a_second"])
+    slow, fast = (max(map(statistics.median, side.values())) for side in (theirs, ours))
     request = {"what": "search", "count": 100_000, "width": 512, "rounds": 50}
     found = ask(Path(sys.executable), "embed_ours.py", request)["milliseconds"]
     print(
@@ -54,7 +59,8 @@ def main(argv: list[str]) -> None:
     )
     print(f"search among 100,000 embeddings of 512: {found:.1f} ms a query")
     if options.output:
-        rows = {"open_clip": slow, "cliploom": fast, "ratio": fast / slow, "search_ms": found}
+        rows: dict[str, object] = {"open_clip": slow, "cliploom": fast, "ratio": fast / slow, "search_ms": found}
+        rows |= {"runs": {"open_clip": theirs, "cliploom": ours}}
         report = {**machine(), "command": " ".join(["tests/benchmarks/embed.py", *argv]), **rows}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
     python embed_ours.py REQUEST    # a line of JSON; the answer is one
 
-Requests: {"what": "embed", "manifest", "model", "batch", "warm_up", "cpus"}: batches that are passed over;
+Requests: {"what": "embed", "manifest", "model", "batch", "warm_up", "cpus", "precision"}: batches that are passed over;
 {"what": "search", "count", "width", "rounds"}: milliseconds of one query, the median.
 """
 
@@ -43,7 +43,12 @@ def embed(request: dict[str, Any]) -> dict[str, float]:
         found = sources.find(request["manifest"])
         store = EmbeddingStore(f"{folder}/embeddings", model, {one.digest: sources.place(one) for one in found})
         # All cores but the half that a decoding task reserves; torch gets a thread for each, rounded.
-        settings = Embed(batch_size=request["batch"], cpus_per_worker=request["cpus"] - 0.5, cpus_per_task=0.5)
+        settings = Embed(
+            batch_size=request["batch"],
+            precision=request["precision"],
+            cpus_per_worker=request["cpus"] - 0.5,
+            cpus_per_task=0.5,
+        )
         features.extract(found, store, model, settings, mark)
     (began, first), (ended, last) = marks[request["warm_up"] - 1], marks[-1]
     return {"images_a_second": (last - first) / (ended - began)}

@@ -2,7 +2,8 @@
 
     python embed_peer.py REQUEST    # a line of JSON; the answer is one
 
-Request: {"folder", "model", "batch", "warm_up", "threads"}: tars of images, and batches that are passed over.
+Request: {"folder", "model", "batch", "warm_up", "threads", "precision"}: tars of images, and batches that are passed
+over.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def main(request: dict[str, Any]) -> dict[str, float]:
     model.eval()
     done, began = 0, 0.0
     images = pictures(Path(request["folder"]))
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=request["precision"] == "bf16"):
         for number in itertools.count(1 - request["warm_up"]):
             lot = list(itertools.islice(images, request["batch"]))
             if not lot:
                 break
             pixels = torch.stack([preprocess(Image.open(io.BytesIO(data))) for data in lot])
-            torch.nn.functional.normalize(model.encode_image(pixels), dim=-1).numpy()
+            torch.nn.functional.normalize(model.encode_image(pixels).float(), dim=-1).numpy()
             if number == 0:
                 began = time.perf_counter()
             elif number > 0:

@@ -1,12 +1,13 @@
 """`make bench`: evaluation beside CLIP_benchmark, on the same photo-like JPEGs, model, weights and cores.
 
 `zeroshot`: images/s of one zero-shot evaluation in steady state; of CLIP_benchmark the best of its numbers of workers,
-with its mixed precision and without. `suite`: seconds of a suite of tasks on one model: zero-shot by the ensemble of
-prompts, by the first one and by the name alone, retrieval on the same pictures, linear probe and few-shot probes.
-CLIP_benchmark makes a run of each and reads the pictures anew; its probes can't run without a GPU, so that of theirs
-the pass over the pictures is counted alone. Start-up (imports, model, Ray) is apart in both.
+with its mixed precision and without, of cliploom the best of its precisions. `suite`: with those, seconds of a suite of
+tasks on one model: zero-shot by the ensemble of prompts, by the first one and by the name alone, retrieval on the same
+pictures, linear probe and few-shot probes. CLIP_benchmark makes a run of each and reads the pictures anew; its probes
+can't run without a GPU, so that of theirs the pass over the pictures is counted alone. Start-up (imports, model, Ray)
+is apart in both.
 
-    evaluation.py [zeroshot] [suite] [--images N] [--output FILE]
+    evaluation.py [--images N] [--output FILE]
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from machine import machine
 
 import evaluation_sets as sets
 import photos
+from cliploom.settings.evaluation import Precision
 
 HERE = Path(__file__).parent
 PEER = HERE.parent.parent / ".venv-peer" / "bin" / "python"
@@ -36,23 +38,31 @@ SUITE = f"- {{dataset: things, tasks: {TASKS}}}\n- {{dataset: captions, tasks: [
 Row = dict[str, Any]
 
 
+class Peer(NamedTuple):
+    """How CLIP_benchmark runs."""
+
+    workers: int
+    amp: bool
+
+    def __str__(self) -> str:
+        return f"{self.workers} workers, {'mixed precision' if self.amp else 'fp32'}"
+
+
 def main(argv: list[str]) -> None:
     """Measure, print, and write the figures with --output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["zeroshot", "suite"], choices=["zeroshot", "suite"])
     parser.add_argument("--images", type=int, default=384, help="of the test split; the training split has half")
     parser.add_argument("--peer-workers", type=int, nargs="+", default=[0, 1, 2], help="of CLIP_benchmark's loader")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
     if not PEER.exists():
         sys.exit("error: there is no .venv-peer: run make bench")
-    rows = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make(folder, options.images)
-        for part in options.parts:
-            rows[part] = {"zeroshot": zeroshot, "suite": suite}[part](folder, options)
-            print(json.dumps({part: {k: v for k, v in rows[part].items() if k != "runs"}}, indent=1), flush=True)
+        once, how, precision = zeroshot(folder, options)
+        rows = {"zeroshot": once, "suite": suite(folder, how, precision)}
+    print(json.dumps({part: {k: v for k, v in row.items() if k != "runs"} for part, row in rows.items()}, indent=1))
     if options.output:
         report = {**machine(), "command": " ".join(["tests/benchmarks/evaluation.py", *argv]), "model": MODEL, **rows}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
@@ -78,35 +88,36 @@ def make(folder: Path, images: int) -> None:
     (folder / "one.yaml").write_text("- {dataset: things, tasks: [zeroshot_classification], metrics: [acc1]}\n")
 
 
-def zeroshot(folder: Path, options: argparse.Namespace) -> Row:
-    """Images a second."""
-    runs: dict[str, Row] = {}
-    for workers in options.peer_workers:
-        for amp in (True, False):
-            name = f"{workers} workers, {'mixed precision' if amp else 'fp32'}"
-            runs[name] = peer(folder, "things", "zeroshot_classification", workers, amp)
-            print(name, runs[name], flush=True)
-    mine = ours(folder, "one.yaml")
-    best = max(runs, key=lambda name: float(runs[name]["images/s"]))
-    return {
-        "CLIP_benchmark, images/s": runs[best]["images/s"],
-        "CLIP_benchmark ran": best,
-        "cliploom, images/s": mine["images/s"],
-        "of CLIP_benchmark": mine["images/s"] / runs[best]["images/s"],
-        "acc1": {"CLIP_benchmark, fp32": runs[f"{options.peer_workers[-1]} workers, fp32"]["acc1"], **mine["values"]},
-        "start-up, s": {"CLIP_benchmark": runs[best]["start-up"], "cliploom": mine["start-up"]},
-        "runs": {**runs, "cliploom": mine},
+def zeroshot(folder: Path, options: argparse.Namespace) -> tuple[Row, Peer, Precision]:
+    """Images a second, and how each side came by its best."""
+    theirs = {
+        how: peer(folder, "things", "zeroshot_classification", how)
+        for how in (Peer(workers, amp) for workers in options.peer_workers for amp in (True, False))
     }
+    mine = {precision: ours(folder, "one.yaml", precision) for precision in get_args(Precision)}
+    best = max(theirs, key=lambda how: float(theirs[how]["images/s"]))
+    own = max(mine, key=lambda precision: float(mine[precision]["images/s"]))
+    plain = Peer(options.peer_workers[-1], amp=False)
+    row = {
+        "CLIP_benchmark, images/s": theirs[best]["images/s"],
+        "CLIP_benchmark ran": str(best),
+        "cliploom, images/s": mine[own]["images/s"],
+        "cliploom ran": own,
+        "of CLIP_benchmark": mine[own]["images/s"] / theirs[best]["images/s"],
+        "acc1, fp32": {"CLIP_benchmark": theirs[plain]["acc1"], "cliploom": mine["fp32"]["values"]["acc1"]},
+        "start-up, s": {"CLIP_benchmark": theirs[best]["start-up"], "cliploom": mine[own]["start-up"]},
+        "runs": {**{f"CLIP_benchmark, {how}": run for how, run in theirs.items()}, **mine},
+    }
+    return row, best, own
 
 
-def suite(folder: Path, options: argparse.Namespace) -> Row:
+def suite(folder: Path, how: Peer, precision: Precision) -> Row:
     """Seconds of a whole suite."""
     plans = [("things", "zeroshot_classification", templates) for templates in ([], [TEMPLATES[0]], ["{c}"])]
-    workers = options.peer_workers[-1]
-    runs = [peer(folder, root, task, workers, True, templates) for root, task, templates in plans]
-    runs.append(peer(folder, "captions", "zeroshot_retrieval", workers, True))
-    runs.append(peer(folder, "things", "linear_probe", workers, True, splits=("train", "test")))
-    mine = ours(folder, "suite.yaml")
+    runs = [peer(folder, root, task, how, templates) for root, task, templates in plans]
+    runs.append(peer(folder, "captions", "zeroshot_retrieval", how))
+    runs.append(peer(folder, "things", "linear_probe", how, splits=("train", "test")))
+    mine = ours(folder, "suite.yaml", precision)
     theirs = sum(run["seconds"] for run in runs)
     return {
         "CLIP_benchmark, s": theirs,
@@ -121,8 +132,7 @@ def peer(
     folder: Path,
     root: str,
     task: str,
-    workers: int,
-    amp: bool,
+    how: Peer,
     templates: list[str] | None = None,
     splits: tuple[str, ...] = ("test",),
 ) -> Row:
@@ -134,8 +144,7 @@ def peer(
         "task": task,
         "splits": splits,
         "templates": templates,
-        "workers": workers,
-        "amp": amp,
+        **how._asdict(),
         "batch": BATCH,
         "warm_up": WARM_UP,
         "threads": len(os.sched_getaffinity(0)),
@@ -149,7 +158,7 @@ def peer(
     return answer
 
 
-def ours(folder: Path, name: str) -> Row:
+def ours(folder: Path, name: str, precision: Precision) -> Row:
     """cliploom's answer: a new cluster, and features that are not kept from before."""
     from cliploom import cluster
     from cliploom.evaluation import model, run
@@ -164,7 +173,7 @@ def ours(folder: Path, name: str) -> Row:
         found = suites.load(str(folder / name))
         opened = run.open_suite(found, str(folder))
         tested = model.publish(folder / "weights", str(Path(kept, "model")), MODEL)
-        settings = Evaluate(batch_size=BATCH, workers=cores, cpus_per_worker=0.7)
+        settings = Evaluate(batch_size=BATCH, workers=cores, cpus_per_worker=0.7, precision=precision)
         outcome = run.evaluate(
             found, opened, tested, [], str(Path(kept, "features")), settings, 0,
             lambda done: ticks.append((time.perf_counter(), done.images)),

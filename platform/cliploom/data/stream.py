@@ -22,7 +22,7 @@ from cliploom.data.prefetch import pinned, prefetched
 from cliploom.data.reader import Batch, Source, reader
 from cliploom.data.runner import original
 
-_STRETCH_BYTES = 64 << 20  # of pixels
+_STRETCH_BYTES = 64 << 20  # of pixels, where the object store is large
 _EXECUTION = 512  # stretches
 
 
@@ -102,7 +102,7 @@ def batches(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
         InputError, StorageError: what its tasks raised of these.
         RuntimeError: another came, or none. Training on the wrong samples must not go unnoticed.
     """
-    return prefetched(_checked(_received(split), split.items()), prefetch)
+    return prefetched(_checked(_received(split, prefetch), split.items()), prefetch)
 
 
 def _checked(
@@ -118,12 +118,24 @@ def _checked(
         yield item, pinned(batch)
 
 
-def _received(split: Split) -> Iterator[tuple[WorkItem, Batch]]:
+def _received(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
     """The worker's items and their batches, execution after execution."""
-    todo = stretches(split.items(), _STRETCH_BYTES // (3 * split.stream.source.image_size**2))
+    todo = stretches(split.items(), _stretch_bytes(split, prefetch) // (3 * split.stream.source.image_size**2))
     while execution := list(itertools.islice(todo, _EXECUTION)):
         for block in _execute(split, execution):
             yield from blocks.batches(block, split.stream.source.image_size)
+
+
+def _tasks(split: Split) -> int:
+    """Tasks that read for this worker at once."""
+    cpus = pools.capacity(split.stream.pool).get("CPU", 0)
+    return max(1, math.ceil(cpus / split.stream.cpus_per_task / split.world_size))
+
+
+def _stretch_bytes(split: Split, prefetch: int) -> int:
+    """Of pixels, such that all that the workers hold, and as much again twice that is done with, fits the store."""
+    store = pools.capacity(split.stream.pool).get("object_store_memory", 0)
+    return min(_STRETCH_BYTES, int(store / (3 * split.world_size * (_tasks(split) + prefetch + 3))))
 
 
 def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table]:
@@ -135,7 +147,7 @@ def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table
     from cliploom.data.pace import Pace
 
     stream = split.stream
-    tasks = max(1, math.ceil(pools.capacity(stream.pool).get("CPU", 0) / stream.cpus_per_task / split.world_size))
+    tasks = _tasks(split)
     rows = [{"stretch": [list(item) for item in stretch]} for stretch in execution]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     context = dataset.context

@@ -6,7 +6,6 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +17,9 @@ from cliploom.evaluation.model import CONFIG, WEIGHTS
 from cliploom.evaluation.preparing import Batch
 from cliploom.evaluation.store import Features
 from cliploom.models import CLIP, normalize_pixels, weights
+from cliploom.settings.evaluation import Precision
 
 TEXTS_AT_ONCE = 128
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Encoder:

@@ -25,7 +25,7 @@ from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Sample, Shard, samples
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import Features, concatenate
-from cliploom.settings.evaluation import Workers
+from cliploom.settings.evaluation import Precision, Workers
 
 if TYPE_CHECKING:
     from cliploom.evaluation.preparing import Batch
@@ -81,6 +81,21 @@ class Piece:
     part: int
     last: bool
     content: Any  # Batch, then Features; an InputError in place of what could not be read
+
+
+class Compute(NamedTuple):
+    """How a worker computes."""
+
+    device: str
+    precision: Precision
+    threads: int
+
+
+def compute(settings: Workers) -> Compute:
+    """How the workers of `settings` compute."""
+    device = "cuda" if settings.gpus_per_worker else "cpu"
+    precision = settings.precision or ("bf16" if settings.gpus_per_worker else "fp32")
+    return Compute(device, precision, max(1, round(settings.cpus_per_worker)))
 
 
 class Done(NamedTuple):
@@ -139,8 +154,7 @@ def extract_here(
     progress: Callable[[Done], None] = lambda done: None,
 ) -> Done:
     """As `extract`, of all sources, by this process alone."""
-    precision = settings.precision if settings.gpus_per_worker else "fp32"
-    actor = _Actor(model.uri, "cuda" if settings.gpus_per_worker else "cpu", precision, round(settings.cpus_per_worker))
+    actor = _Actor(model.uri, compute(settings))
     done = Done(0, 0, 0)
     for number, source in enumerate(sources):
         parts = [actor(row)["piece"].content for row in _prepare({"source": number}, sources, model, settings)]
@@ -169,7 +183,6 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Workers) -> Any
     """The two stages as a Ray data set of rows {"piece": Piece}."""
     import ray.data
 
-    device, precision = ("cuda", settings.precision) if settings.gpus_per_worker else ("cpu", "fp32")
     prepare = functools.partial(_prepare, sources=sources, model=model, settings=settings)
     # Not `ray.data.range`, whose tasks reserve a whole CPU each: where there is less, they would wait for ever.
     numbers = ray.data.from_items(
@@ -181,7 +194,7 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Workers) -> Any
         warnings.simplefilter("ignore")  # Ray 2.60 has no other way to say max_restarts, and calls this one deprecated
         return batches.map(
             _Actor,  # type: ignore[arg-type]
-            fn_constructor_args=(model.uri, device, precision, round(settings.cpus_per_worker)),
+            fn_constructor_args=(model.uri, compute(settings)),
             compute=ray.data.ActorPoolStrategy(size=settings.workers),
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
@@ -232,13 +245,13 @@ def _files(uris: Iterable[str]) -> Iterator[Sample]:
 class _Actor:
     """One of the pool that holds the model."""
 
-    def __init__(self, model: str, device: str, precision: Any, threads: int) -> None:
+    def __init__(self, model: str, how: Compute) -> None:
         import torch
 
         from cliploom.evaluation.encoding import Encoder
 
-        torch.set_num_threads(max(1, threads))
-        self._encoder = Encoder(model, device, precision)
+        torch.set_num_threads(how.threads)
+        self._encoder = Encoder(model, how.device, how.precision)
 
     def __call__(self, row: dict[str, Piece]) -> dict[str, Piece]:
         piece = row["piece"]

@@ -100,8 +100,7 @@ def evaluate(
     """
     begun = time.perf_counter()
     known = robustness.read(settings.references) if settings.references else {}
-    precision = settings.precision if settings.gpus_per_worker else "fp32"
-    store = FeatureStore(features_uri, model.digest, f"{model.image_size}px-{precision}")
+    store = FeatureStore(features_uri, model.digest, f"{model.image_size}px-{features.compute(settings).precision}")
     computed = features.extract(sources(suite.entries, opened, training), store, model, settings, progress)
     pairs = list(zip(suite.entries, opened, strict=True))
     findings = [find(entry, dataset, store, model, max_bad_fraction) for entry, dataset in pairs]

@@ -9,6 +9,8 @@ from pydantic import Field
 from cliploom.settings.base import Positive, Section
 from cliploom.settings.registry import Gates
 
+Precision = Literal["fp32", "bf16"]
+
 
 class EvaluateOverlap(Section):
     """Which test samples count as those of the training data."""
@@ -33,7 +35,10 @@ class Workers(Section):
     """How images go through a model."""
 
     batch_size: Positive = Field(128, description="images a batch")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute on GPUs; CPUs compute in fp32")
+    precision: Precision | None = Field(
+        None,
+        description="of the compute; where none is named bf16 on GPUs, fp32 on CPUs, of which few are fast in bf16",
+    )
     workers: Positive = Field(1, description="model actors")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of a model actor")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of a model actor")
