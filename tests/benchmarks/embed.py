@@ -2,8 +2,8 @@
 
 Photo-like JPEGs of 320 to 640 pixels a side become embeddings of ViT-B-32. open_clip has an environment of its own
 (`.venv-peer`) and all cores for torch; cliploom decodes and encodes at once, through Ray Data. The sides take turns, in
-fp32 and in bf16, each measurement is a process of its own, and batches before the steady state are passed over. Of each
-side the better precision's median is shown.
+fp32 and, where the processor has instructions for it, in bf16; each measurement is a process of its own, and batches
+before the steady state are passed over. Of each side the better precision's median is shown.
 
     embed.py [--rounds N] [--output FILE]
 """
@@ -19,12 +19,11 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from machine import machine
+from machine import machine, precisions
 
 import photos
-from cliploom.settings.evaluation import Precision
 
 HERE = Path(__file__).parent
 PEER = HERE.parent.parent / ".venv-peer" / "bin" / "python"
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
         common = {"model": MODEL, "batch": BATCH, "warm_up": WARM_UP}
         theirs: dict[str, list[float]] = defaultdict(list)
         ours: dict[str, list[float]] = defaultdict(list)
-        for precision in get_args(Precision) * options.rounds:
+        for precision in precisions() * options.rounds:
             request = {**common, "precision": precision, "folder": folder, "threads": CORES}
             theirs[precision].append(ask(PEER, "embed_peer.py", request)["images_a_second"])
             request = {**common, "precision": precision, "what": "embed", "manifest": manifest, "cpus": CORES}

@@ -1,11 +1,11 @@
 """`make bench`: evaluation beside CLIP_benchmark, on the same photo-like JPEGs, model, weights and cores.
 
 `zeroshot`: images/s of one zero-shot evaluation in steady state; of CLIP_benchmark the best of its numbers of workers,
-with its mixed precision and without, of cliploom the best of its precisions. `suite`: with those, seconds of a suite of
-tasks on one model: zero-shot by the ensemble of prompts, by the first one and by the name alone, retrieval on the same
-pictures, linear probe and few-shot probes. CLIP_benchmark makes a run of each and reads the pictures anew; its probes
-can't run without a GPU, so that of theirs the pass over the pictures is counted alone. Start-up (imports, model, Ray)
-is apart in both.
+with its mixed precision and without, of cliploom the best of its precisions (fp32 alone where the processor has no
+instructions for bf16). `suite`: with those, seconds of a suite of tasks on one model: zero-shot by the ensemble of
+prompts, by the first one and by the name alone, retrieval on the same pictures, linear probe and few-shot probes.
+CLIP_benchmark makes a run of each and reads the pictures anew; its probes can't run without a GPU, so that of theirs
+the pass over the pictures is counted alone. Start-up (imports, model, Ray) is apart in both.
 
     evaluation.py [--images N] [--output FILE]
 """
@@ -20,9 +20,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from machine import machine
+from machine import machine, precisions
 
 import evaluation_sets as sets
 import photos
@@ -90,11 +90,12 @@ def make(folder: Path, images: int) -> None:
 
 def zeroshot(folder: Path, options: argparse.Namespace) -> tuple[Row, Peer, Precision]:
     """Images a second, and how each side came by its best."""
+    modes = [precision == "bf16" for precision in precisions()]
     theirs = {
         how: peer(folder, "things", "zeroshot_classification", how)
-        for how in (Peer(workers, amp) for workers in options.peer_workers for amp in (True, False))
+        for how in (Peer(workers, amp) for workers in options.peer_workers for amp in modes)
     }
-    mine = {precision: ours(folder, "one.yaml", precision) for precision in get_args(Precision)}
+    mine = {precision: ours(folder, "one.yaml", precision) for precision in precisions()}
     best = max(theirs, key=lambda how: float(theirs[how]["images/s"]))
     own = max(mine, key=lambda precision: float(mine[precision]["images/s"]))
     plain = Peer(options.peer_workers[-1], amp=False)

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from machine import machine
+from machine import machine, precisions
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=20, help="that are timed")
     parser.add_argument("--saves", type=int, default=5)
     parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--precisions", nargs="+", default=precisions())
     parser.add_argument("--what", nargs="+", default=["bare", "platform", "save"])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
