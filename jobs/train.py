@@ -68,12 +68,14 @@ def main(config: Config, words: list[str]) -> None:
 
 def dry_run(config: Config) -> None:
     """Print what the run will cost."""
-    from cliploom.training import cost
+    from cliploom.training import cost, peak
     from cliploom.training.run import plan_run
 
     start = _start(config)
     run = plan_run(config, start.config if start else None)
     print(cost.estimate(run).table(*cost.rate(config, run)))
+    if slow := peak.warning(config.train):
+        print(f"warning: {slow}")
 
 
 def _start(config: Config) -> Any:
@@ -103,12 +105,15 @@ def _train(run: Any, tracker: Any, stop: Any) -> bool:
     """Whether the run came to its end."""
     from cliploom.evaluation.checks import checks_of
     from cliploom.progress import Progress
+    from cliploom.training import peak
     from cliploom.training.board import GaveUpError
     from cliploom.training.trainer import fit
     from cliploom.training.watch import Watch
 
     with Progress("step", run.steps) as progress:
         checks = checks_of(run, tracker.log, progress.say)
+        if slow := peak.warning(run.config.train):
+            progress.say(f"warning: {slow}")
         watch = Watch(run, tracker.log, tracker.keep, progress, checks or (lambda step: None))
         try:
             done = fit(run, watch, stop)

@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 
 from cliploom.settings.evaluation import Precision
-
-BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux calls a processor's instructions for it
+from cliploom.training.peak import cpus_have_bf16
 
 
 def precisions() -> list[Precision]:
-    """Those that this processor has instructions for; without, bf16 takes some twenty times as long as fp32."""
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    return ["fp32", "bf16"] if flags & BF16 else ["fp32"]
+    """Those that are worth a measurement on this machine."""
+    return ["fp32", "bf16"] if cpus_have_bf16() else ["fp32"]
 
 
 def machine() -> dict[str, object]:

@@ -86,6 +86,7 @@ def write_config(folder: Path, shards: str, name: str, steps: int) -> Path:
         "train": {
             "global_batch_size": BATCH,
             "micro_batch_size": BATCH,
+            "precision": "fp32",
             "samples": steps * BATCH,
             "checkpoint_steps": 20,
             "log_steps": 20,

@@ -29,7 +29,14 @@ def test_a_shard_that_is_another_than_the_manifests(head: Head, s3: Callable[[],
         "run": {"name": "lost", "storage": str(tmp_path)},
         "data": {"manifest": f"{bucket}/pairs", "cpus_per_task": 0.2},
         "model": {"name": "ViT-mu-8-32"},
-        "train": {"global_batch_size": 8, "samples": 64, "workers": 2, "cpus_per_worker": 0.7, "max_failures": 1},
+        "train": {
+            "global_batch_size": 8,
+            "samples": 64,
+            "workers": 2,
+            "cpus_per_worker": 0.7,
+            "max_failures": 1,
+            "precision": "fp32",
+        },
         "registry": {"model_name": "test"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))

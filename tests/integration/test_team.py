@@ -79,7 +79,13 @@ def config(team: MlflowServer, tmp_path: Path) -> Path:
         "evaluate": {"suite": str(tmp_path / "suite.yaml"), "root": str(tmp_path / "sets"), "cpus_per_worker": 0.7},
         "data": {"manifest": pairs.write(tmp_path / "pairs", shards=2), "cpus_per_task": 0.2},
         "model": {"name": "ViT-mu-8-32"},
-        "train": {"global_batch_size": 16, "micro_batch_size": 8, "samples": 64, "cpus_per_worker": 0.7},
+        "train": {
+            "global_batch_size": 16,
+            "micro_batch_size": 8,
+            "samples": 64,
+            "cpus_per_worker": 0.7,
+            "precision": "fp32",
+        },
     }
     path = tmp_path / "team.yaml"
     path.write_text(yaml.safe_dump(tree))

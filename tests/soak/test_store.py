@@ -39,6 +39,7 @@ def write_config(folder: Path, shards: str) -> Path:
         "train": {
             "global_batch_size": BATCH,
             "micro_batch_size": 128,
+            "precision": "fp32",
             "cpus_per_worker": 0.7,
             "samples": STEPS * BATCH,
             "checkpoint_steps": STEPS,

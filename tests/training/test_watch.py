@@ -16,9 +16,9 @@ import pairs
 import processes
 from cliploom import config as configs
 from cliploom.models.flops import forward_flops
-from cliploom.training import meter
+from cliploom.settings.training import Train
+from cliploom.training import meter, peak
 from cliploom.training.meter import Meter
-from cliploom.training.peak import peak_flops
 from cliploom.training.profiling import Profile
 from cliploom.training.run import Run, plan_run
 from cliploom.training.watch import line
@@ -92,7 +92,23 @@ def test_the_peak_is_that_of_all_workers(tmp_path: Path) -> None:
 
 
 def test_a_peak_is_measured_where_no_table_knows_it() -> None:
-    assert 1e8 < peak_flops(torch.device("cpu"), "fp32") < 1e14
+    assert 1e8 < peak.peak_flops(torch.device("cpu"), "fp32") < 1e14
+
+
+@pytest.mark.parametrize(
+    ("instructions", "settings", "warns"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, {}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, {}, False),
+        ({"avx2": True}, {"precision": "fp32"}, False),
+        ({"avx2": True}, {"gpus_per_worker": 1}, False),
+    ],
+)
+def test_bf16_without_instructions_for_it_is_warned_of(
+    instructions: dict[str, bool], settings: dict[str, object], warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert ("train.precision=fp32" in (peak.warning(Train.model_validate(settings)) or "")) is warns
 
 
 def test_a_trace_holds_the_steps_asked_for(tmp_path: Path) -> None:

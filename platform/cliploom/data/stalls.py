@@ -11,7 +11,7 @@ MENDS = {
     "decode": "resize the images at rest (prepare.resize), or give decoding more CPUs",
     "tokenize": "give decoding more CPUs",
     "transfer": "raise data.prefetch, so that batches are on their way earlier",
-    "device": "nothing is wrong with the data: train.precision=bf16 or train.compile=true may make steps shorter",
+    "device": "nothing is wrong with the data: train.compile=true, or bf16 where the device has it, may help",
     "collective": "raise train.micro_batch_size, lower train.zero_stage, or put the workers on a faster network",
 }
 

@@ -36,10 +36,13 @@ def main() -> int:
 
 
 def _stages() -> list[tuple[str, list[str]]]:
+    from cliploom.training.peak import cpus_have_bf16
+
     review = ["jobs/review.py", "--config", CONFIG]
+    precision = [] if cpus_have_bf16() else ["train.precision=fp32"]
     return [
         ("corpus: fetch, draw and pack real pictures", ["-m", "cliploom.demo.corpus", str(FOLDER)]),
-        ("train", ["jobs/train.py", "--config", CONFIG]),
+        ("train", ["jobs/train.py", "--config", CONFIG, *precision]),
         ("evaluate", ["jobs/evaluate.py", "--config", CONFIG]),
         ("review: what the reviewer sees", [*review, "list"]),
         ("review: approve", [*review, "approve", "candidate", "the", "demonstration"]),

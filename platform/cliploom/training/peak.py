@@ -1,10 +1,12 @@
-"""The most that a device computes, for the share of it that training uses (MFU: model FLOPs utilisation)."""
+"""What a device computes at most: the share of it that training uses is its MFU (model FLOPs utilisation)."""
 
 from __future__ import annotations
 
 import time
 
 import torch
+
+from cliploom.settings.training import Train
 
 # Dense bf16, as NVIDIA's data sheets say; the first that the device's name holds counts.
 BF16_PEAKS = {
@@ -34,6 +36,18 @@ def peak_flops(device: torch.device, precision: str) -> float:
     side = _SIDE if device.type == "cpu" else 8 * _SIDE
     a, b = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in range(2))
     return 2 * side**3 / min(_seconds(a, b) for _ in range(_ROUNDS))
+
+
+def cpus_have_bf16() -> bool:
+    """Whether this machine's CPUs have instructions for bf16; without, it takes some twenty times as long as fp32."""
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def warning(train: Train) -> str | None:
+    """What is to be said, before a run starts on this machine, of the speed that its precision has here."""
+    if train.precision == "fp32" or train.gpus_per_worker or cpus_have_bf16():
+        return None
+    return "the CPUs here have no instructions for bf16: train.precision=fp32 is many times as fast"
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
