@@ -22,6 +22,7 @@ def main(config: Config, _: list[str]) -> None:
     from cliploom.cluster import connect
     from cliploom.search import run as searches
     from cliploom.search.tuner import search as tune
+    from cliploom.training.trainer import needs
 
     storage.check(storage.absolute(config.run.storage), "run.storage")
     uri = registry.store_uri(config)
@@ -42,7 +43,7 @@ def main(config: Config, _: list[str]) -> None:
                 planned.training,
                 planned.records,
                 watch,
-                planned.needs,
+                needs(config),
                 config.train.pool,
             )
         searches.tidy(planned)

@@ -45,18 +45,6 @@ class Search:
         """How many trials there are."""
         return self.config.tune.trials if callable(self.proposals) else len(self.proposals)
 
-    @property
-    def needs(self) -> dict[str, float]:
-        """Resources of one trial, by Ray's names."""
-        from cliploom.training.run import workers_range
-
-        train, workers = self.config.train, workers_range(self.config)[0]
-        return {
-            "CPU": workers * train.cpus_per_worker + self.config.data.cpus_per_task,
-            "GPU": workers * train.gpus_per_worker,
-            "memory": workers * train.memory_gb_per_worker * 2**30,
-        }
-
 
 def plan(config: Config) -> Search:
     """Work out the search that `config` means.

@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cliploom import pools, storage
+from cliploom.config import Config
 from cliploom.data.stream import settle
 from cliploom.errors import InputError
 from cliploom.training import checkpoint, memory
@@ -132,27 +133,34 @@ class Witness(ray.train.UserCallback):
                 ray.get(self.board.tell.remote(rank, DIED, _how_it_died(death)))
 
 
+def needs(config: Config) -> dict[str, float]:
+    """What a run takes of the connected cluster's nodes that train, at least; by Ray's names of resources."""
+    train, data, workers = config.train, config.data, workers_range(config)[0]
+    decoding = data.cpus_per_task if pools.selector(data.pool) == pools.selector(train.pool) else 0
+    return {
+        "CPU": workers * train.cpus_per_worker + decoding,
+        "GPU": workers * train.gpus_per_worker,
+        "memory": workers * train.memory_gb_per_worker * 2**30,
+    }
+
+
 def preflight(run: Run) -> None:
     """Check that the cluster has what the run asks for, since Ray would wait for it without end.
 
     Raises:
         InputError: it has not; names the setting.
     """
-    train, data = run.config.train, run.config.data
-    there, workers = pools.capacity(train.pool), workers_range(run.config)[0]
-    decoding = data.cpus_per_task if pools.selector(data.pool) == pools.selector(train.pool) else 0
-    wanted = {
-        "CPU": (workers * train.cpus_per_worker + decoding, "train.cpus_per_worker"),
-        "GPU": (workers * train.gpus_per_worker, "train.gpus_per_worker"),
-        "memory": (workers * train.memory_gb_per_worker * 2**30, "train.memory_gb_per_worker"),
-    }
-    for resource, (amount, key) in wanted.items():
+    there, workers = pools.capacity(run.config.train.pool), workers_range(run.config)[0]
+    for resource, amount in needs(run.config).items():
         if amount > there.get(resource, 0):
             unit = 2**30 if resource == "memory" else 1
             raise InputError(
                 f"{workers} workers and data.cpus_per_task need {amount / unit:g} {resource}, the cluster has "
-                f"{there.get(resource, 0) / unit:g}: lower {key} or train.workers, or add nodes"
+                f"{there.get(resource, 0) / unit:g}: lower {_KEYS[resource]} or train.workers, or add nodes"
             )
+
+
+_KEYS = {"CPU": "train.cpus_per_worker", "GPU": "train.gpus_per_worker", "memory": "train.memory_gb_per_worker"}
 
 
 def fit(run: Run, report: Report, stop: threading.Event) -> bool:
