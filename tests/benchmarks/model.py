@@ -164,7 +164,7 @@ def make_captions(count: int, seed: int) -> list[str]:
 
 def common_captions(count: int, seed: int) -> list[str]:
     """Captions of as many words, of those that CLIP has a token for, drawn by Zipf's law."""
-    merges = gzip.decompress((ROOT / "platform/cliploom/data/bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
+    merges = gzip.decompress((ROOT / "platform/cliploom/data/clip_vocabulary.bpe").read_bytes()).decode()
     tokens = ["".join(line.split()) for line in merges.splitlines()[1:]]
     whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
     bytes_of = {symbol: chr(byte) for byte, symbol in SYMBOLS.items()}

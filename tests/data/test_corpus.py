@@ -23,13 +23,13 @@ def test_the_job_makes_a_vocabulary_and_counts_what_it_leaves_out(tmp_path: Path
     path = tmp_path / "0.tar"
     path.write_bytes(path.read_bytes().replace(b"xx", b"x\xff", 1))
     data = manifest.write(str(tmp_path / "manifest.parquet"), [(writer.shard, writer.index)]).uri
-    settings = [f"data.manifest={data}", "vocabulary.size=525", f"vocabulary.output={tmp_path}/own.txt.gz"]
+    settings = [f"data.manifest={data}", "vocabulary.size=525", f"vocabulary.output={tmp_path}/own.bpe"]
     found = servers.run_job("vocabulary", *settings)
     assert found.returncode == 0, found.stderr
-    assert f"525 token ids of 8 captions: {tmp_path}/own.txt.gz" in found.stdout
+    assert f"525 token ids of 8 captions: {tmp_path}/own.bpe" in found.stdout
     assert "left out: 1 x caption is not UTF-8 text" in found.stdout
     expected = vocabulary.train([*["a red square", "a red circle"] * 3, "xx", "xx"], 525)
-    assert vocabulary.load(f"{tmp_path}/own.txt.gz") == expected
+    assert vocabulary.load(f"{tmp_path}/own.bpe") == expected
     found = servers.run_job("vocabulary", *settings[:2], "vocabulary.output=/proc/nowhere/own.gz")
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
     assert "vocabulary.output: /proc/nowhere can't be written to" in found.stderr

@@ -84,7 +84,7 @@ def expected(own: Vocabulary | None, tmp_path_factory: pytest.TempPathFactory) -
     tokenizers = reference.import_open_clip().tokenizer
     if own is None:
         return tokenizers.SimpleTokenizer()
-    path = tmp_path_factory.mktemp("own") / "vocabulary.txt.gz"
+    path = tmp_path_factory.mktemp("own") / "vocabulary.bpe"
     path.write_bytes(own.pack())
     return tokenizers.SimpleTokenizer(bpe_path=str(path))
 

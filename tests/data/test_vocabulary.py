@@ -143,13 +143,13 @@ def test_a_bomb_does_not_fill_the_memory(mebibytes: int, said: str) -> None:
 
 
 def test_no_file_and_a_file_that_changed(tmp_path: Path) -> None:
-    path = tmp_path / "own.txt.gz"
-    with pytest.raises(InputError, match=r"there is no vocabulary file .*own\.txt\.gz: make one with jobs/vocab"):
+    path = tmp_path / "own.bpe"
+    with pytest.raises(InputError, match=r"there is no vocabulary file .*own\.bpe: make one with jobs/vocab"):
         vocabulary.load(str(path))
     made = vocabulary.train(CAPTIONS, 540)
     path.write_bytes(made.pack())
     assert vocabulary.load(str(path), made.digest) == made
-    with pytest.raises(InputError, match=r"own\.txt\.gz has changed since the run began"):
+    with pytest.raises(InputError, match=r"own\.bpe has changed since the run began"):
         vocabulary.load(str(path), vocabulary.clip().digest)
     with pytest.raises(InputError, match=f"{tmp_path} can't be read"):
         vocabulary.load(str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import mimetypes
 import pickletools
 import subprocess
 import sys
@@ -87,6 +88,16 @@ def test_images_give_the_model_s_embeddings(clip: models.CLIP, loaded: Any) -> N
 def test_texts_give_the_model_s_embeddings(clip: models.CLIP, loaded: Any) -> None:
     expected = clip.encode_text(Tokenizer()(TEXTS)).numpy()
     np.testing.assert_allclose(loaded.predict(pd.DataFrame({"text": TEXTS})), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_file_has_a_name_by_which_storage_would_unpack_it(clip: models.CLIP, tmp_path: Path) -> None:
+    own = vocabulary.train(TEXTS * 2, 520)
+    weights.save(models.create(replace(clip.config, vocab_size=520), seed=0), tmp_path / "export")
+    (tmp_path / "export" / vocabulary.NAME).write_bytes(own.pack())
+    package.write(tmp_path / "model", tmp_path / "export")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert {vocabulary.NAME, "clip_vocabulary.bpe"} <= {path.name for path in files}
+    assert [path.name for path in files if mimetypes.guess_type(path)[1]] == []
 
 
 @torch.inference_mode()

@@ -103,6 +103,14 @@ def test_operations_and_memory_are_within_a_tenth_of_the_measured(shards: str, t
             assert held == pytest.approx(told.state_bytes[stage], rel=0.1), (precision, stage)
 
 
+@pytest.mark.integration
+def test_operations_of_every_objective_are_within_a_tenth_of_the_measured(shards: str, tmp_path: Path) -> None:
+    names = ("contrastive", "sigmoid", "captioning", "bag_of_words", "bag_of_words_contrastive")
+    runs = [planned(shards, tmp_path, f"objective.name={name}") for name in names]
+    for name, run, (flops, _) in zip(names, runs, *processes.run(1, measure, runs), strict=True):
+        assert flops / BATCH == pytest.approx(cost.estimate(run).sample_flops, rel=0.1), name
+
+
 def activations(run: Run) -> int:
     """Bytes that one real forward of the run's first micro-batch keeps for backward, weights apart."""
     network = build(run, None)

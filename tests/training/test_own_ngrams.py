@@ -93,7 +93,7 @@ def test_a_wrong_dictionary_is_refused_before_anything_starts(file: Path, tmp_pa
         planned(tmp_path)
     with pytest.raises(InputError, match=r"there is no dictionary /no/such/file \(objective\.ngrams\): make one with"):
         planned(tmp_path, objective__ngrams="/no/such/file")
-    own = tmp_path / "own.txt.gz"
+    own = tmp_path / "own.bpe"
     own.write_bytes(vocabulary.train(["red"] * 9, vocabulary.SMALLEST).pack())
     with pytest.raises(InputError, match=f"counts n-grams of {SIZE} token ids, the model has {vocabulary.SMALLEST}"):
         planned(tmp_path, objective__ngrams=file, data__vocabulary=own)

@@ -30,7 +30,7 @@ def own(tmp_path: Path) -> Vocabulary:
     from cliploom.data import manifest
 
     made = vocabulary.train(Corpus(manifest.load(pairs.write(tmp_path / "shards", shards=2))), SIZE)
-    (tmp_path / "own.txt.gz").write_bytes(made.pack())
+    (tmp_path / "own.bpe").write_bytes(made.pack())
     return made
 
 
@@ -48,7 +48,7 @@ def planned(folder: Path, **data: Any) -> Run:
 
 
 def test_the_model_and_the_batches_are_of_it(own: Vocabulary, tmp_path: Path) -> None:
-    run = planned(tmp_path, vocabulary=tmp_path / "own.txt.gz")
+    run = planned(tmp_path, vocabulary=tmp_path / "own.bpe")
     assert run.model.vocab_size == SIZE
     batch = Reader(run.stream.source).read(WorkItem(0, 0, 0, 0, 8, 8))
     captions = {tuple(row) for row in Tokenizer(vocabulary=own).encode_batch(list(all_captions(tmp_path)))}
@@ -63,9 +63,9 @@ def all_captions(folder: Path) -> Corpus:
 
 
 def test_it_goes_with_the_exported_weights(own: Vocabulary, tmp_path: Path) -> None:
-    run = planned(tmp_path, vocabulary=tmp_path / "own.txt.gz")
+    run = planned(tmp_path, vocabulary=tmp_path / "own.bpe")
     save_weights(run, models.create(run.model, seed=0).state_dict())
-    (tmp_path / "own.txt.gz").unlink()
+    (tmp_path / "own.bpe").unlink()
     model, _, tokenize = cliploom.load(run.export)
     assert model.config == run.model
     assert tokenize("a red ellipse").equal(Tokenizer(vocabulary=own)("a red ellipse"))
@@ -81,14 +81,14 @@ def test_without_one_it_is_clip_s(own: Vocabulary, tmp_path: Path) -> None:
 
 
 def test_a_run_knows_its_vocabulary_by_its_content(own: Vocabulary, tmp_path: Path) -> None:
-    run = planned(tmp_path, vocabulary=tmp_path / "own.txt.gz")
+    run = planned(tmp_path, vocabulary=tmp_path / "own.bpe")
     (tmp_path / "moved.gz").write_bytes(own.pack())
     assert planned(tmp_path, vocabulary=tmp_path / "moved.gz").settings == run.settings
     assert planned(tmp_path).settings["data.vocabulary"] != run.settings["data.vocabulary"]
-    (tmp_path / "own.txt.gz").write_bytes(vocabulary.train(all_captions(tmp_path), SIZE - 1).pack())
-    with pytest.raises(InputError, match=r"own\.txt\.gz has changed since the run began"):
+    (tmp_path / "own.bpe").write_bytes(vocabulary.train(all_captions(tmp_path), SIZE - 1).pack())
+    with pytest.raises(InputError, match=r"own\.bpe has changed since the run began"):
         Reader(run.stream.source)
-    with pytest.raises(InputError, match=r"own\.txt\.gz has changed since the run began"):
+    with pytest.raises(InputError, match=r"own\.bpe has changed since the run began"):
         save_weights(run, models.create(run.model, seed=0).state_dict())
 
 

@@ -2,7 +2,8 @@
 
 A file has the format of CLIP's own (`bpe_simple_vocab_16e6.txt.gz`): a gzip of a line that names the version, then a
 merge a line, two tokens with a space between, in order of priority. open_clip's `SimpleTokenizer(bpe_path=FILE)` reads
-it too, and gives the same ids.
+it too, and gives the same ids. Its name does not end in `.gz`: MLflow would tell S3 that such a file is packed for the
+way alone, and whoever loads the model would get it unpacked, with another digest.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from cliploom import storage
 from cliploom.data.pieces import ALPHABET, END_OF_WORD, SPECIAL, SYMBOLS, clean, pieces, symbols
 from cliploom.errors import InputError
 
-NAME = "vocabulary.txt.gz"  # beside the weights of a model with a vocabulary of its own
-_CLIP = "bpe_simple_vocab_16e6.txt.gz"
+NAME = "vocabulary.bpe"  # beside the weights of a model with a vocabulary of its own
+_CLIP = "clip_vocabulary.bpe"
 _HEADER = "#version: 0.2"
 _BASE = 2 * len(ALPHABET) + len(SPECIAL)  # ids that every vocabulary has
 _MOST_MERGES = 49152 - 256 - 2  # the reference reads no more of a file; CLIP's holds more

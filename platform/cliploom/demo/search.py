@@ -12,7 +12,7 @@ from cliploom.progress import duration
 
 CONFIGS = "jobs/configs/search"
 SEARCHES = {"demo": ("demo-settings", "demo-scale"), "full": ("full-scale", "full-methods")}
-_VOCABULARY = FOLDER / "vocabulary.txt.gz"  # small, so that models are not mostly token embeddings
+_VOCABULARY = FOLDER / "vocabulary.bpe"  # small, so that models are not mostly token embeddings
 _VOCABULARY_SIZE = 2048
 
 

@@ -37,7 +37,7 @@ _CODE = (
     "data/tokenizer.py",
     "data/transforms.py",
     "data/vocabulary.py",
-    "data/bpe_simple_vocab_16e6.txt.gz",
+    "data/clip_vocabulary.bpe",
 )
 # What that code imports; everything else that cliploom depends on stays out of a server's image.
 _REQUIREMENTS = (

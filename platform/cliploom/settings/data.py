@@ -71,7 +71,7 @@ class Vocabulary(Section):
     """A vocabulary of one's own, trained on the captions of data.manifest."""
 
     size: int = Field(8192, ge=515, le=49408, description="token ids, bytes and start and end of text included")
-    output: str | None = Field(None, description="URI of the file to write, vocabulary.txt.gz for example")
+    output: str | None = Field(None, description="URI of the file to write, vocabulary.bpe for example")
 
 
 class Ngrams(Section):

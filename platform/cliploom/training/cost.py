@@ -101,8 +101,7 @@ def estimate(run: Run) -> Cost:
     train = run.config.train
     workers = workers_range(run.config)[0]
     count, rows = micro_batches(train.global_batch_size, workers, train.micro_batch_size)
-    with torch.device("meta"):
-        network = _network(run)
+    network = _network(run)
     tokens = _tokens(run, min(rows, _MOST_ROWS))
     forward, whole, held = _count(network, run, tokens)
     passes = whole + (forward if count > 1 else 0)  # the first pass, that makes rows without activations
@@ -126,8 +125,7 @@ def measure_rate(run: Run) -> float:
     """FLOP/s of this process: forward and backward of a few pairs, the fastest of several times."""
     tokens = _tokens(run, min(run.config.train.micro_batch_size, _MOST_ROWS))
     network = objectives.create(run.config.objective.name, run.model, 0, _table(run))
-    with torch.device("meta"):
-        _, flops, _ = _count(_network(run), run, tokens)
+    _, flops, _ = _count(_network(run), run, tokens)
     best = min(_timed(lambda: _backward(network, run, tokens)) for _ in range(_TIMES))
     return flops / best
 
@@ -155,9 +153,10 @@ def _state_bytes(parameters: int, stage: int, workers: int, train: Train) -> flo
 
 
 def _network(run: Run) -> nn.Module:
-    return objectives.objective(run.config.objective.name).network(
-        run.model, *([] if _table(run) is None else [_table(run)])
-    )
+    """A network to count with, whose tensors have no content; but of captions, of which only words are predicted."""
+    table = _table(run)
+    with torch.device("cpu" if run.config.objective.name == "captioning" else "meta"):
+        return objectives.objective(run.config.objective.name).network(run.model, *([] if table is None else [table]))
 
 
 def _table(run: Run) -> Tensor | None:
@@ -178,7 +177,7 @@ def _tokens(run: Run, rows: int) -> Tensor:
 
 
 def _count(network: nn.Module, run: Run, tokens: Tensor) -> tuple[float, float, float]:
-    """Operations of forward, of forward and backward, and bytes that are held between; of a network on meta."""
+    """Operations of forward, of forward and backward, and bytes that are held between."""
     from torch.utils.flop_counter import FlopCounterMode
 
     held: dict[int, int] = {}
@@ -191,15 +190,15 @@ def _count(network: nn.Module, run: Run, tokens: Tensor) -> tuple[float, float, 
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            loss = _forward(network, run, tokens, "meta")
+            loss = _forward(network, run, tokens)
         forward = counter.get_total_flops()
         loss.backward()
     width = _BF16 / _FP32 if run.config.train.precision == "bf16" else 1.0
     return float(forward), float(counter.get_total_flops()), sum(held.values()) * width
 
 
-def _forward(network: nn.Module, run: Run, tokens: Tensor, device: str) -> Tensor:
-    size = run.model.image_size
+def _forward(network: nn.Module, run: Run, tokens: Tensor) -> Tensor:
+    size, device = run.model.image_size, next(network.parameters()).device
     buckets, restore = text_buckets(tokens, run.config.train.text_buckets)
     images = torch.zeros(len(tokens), 3, size, size, device=device)
     output: tuple[Any, ...] = network(images, [bucket.to(device) for bucket in buckets], restore.to(device))
@@ -207,7 +206,7 @@ def _forward(network: nn.Module, run: Run, tokens: Tensor, device: str) -> Tenso
 
 
 def _backward(network: nn.Module, run: Run, tokens: Tensor) -> None:
-    _forward(network, run, tokens, "cpu").backward()
+    _forward(network, run, tokens).backward()
 
 
 def _timed(work: Callable[[], None]) -> float:
