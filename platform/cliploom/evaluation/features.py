@@ -131,19 +131,7 @@ def extract(
     if not missing:
         return done
     _preflight(settings)
-    collected: dict[int, dict[int, Piece]] = defaultdict(dict)
-    for piece in _stream(missing, model, settings):
-        if isinstance(piece.content, InputError):
-            raise piece.content
-        parts = collected[piece.source]
-        parts[piece.part] = piece
-        if whole := _is_whole(parts):
-            store.save(missing[piece.source].digest, concatenate([parts[i].content for i in range(len(parts))]))
-            del collected[piece.source]
-        images, texts = len(piece.content), len(piece.content.captions)
-        done = done._replace(sources=done.sources + whole, images=done.images + images, texts=done.texts + texts)
-        progress(done)
-    return done
+    return _keep(_stream(missing, model, settings), missing, store, done, progress)
 
 
 def extract_here(
@@ -155,13 +143,26 @@ def extract_here(
 ) -> Done:
     """As `extract`, of all sources, by this process alone."""
     actor = _Actor(model.uri, compute(settings))
-    done = Done(0, 0, 0)
-    for number, source in enumerate(sources):
-        parts = [actor(row)["piece"].content for row in _prepare({"source": number}, sources, model, settings)]
-        if isinstance(parts[-1], InputError):
-            raise parts[-1]
-        store.save(source.digest, concatenate(parts))
-        done = done._replace(sources=done.sources + 1, images=done.images + sum(map(len, parts)))
+    rows = (_prepare({"source": number}, sources, model, settings) for number in range(len(sources)))
+    pieces = (actor(row)["piece"] for row in itertools.chain.from_iterable(rows))
+    return _keep(pieces, sources, store, Done(0, 0, 0), progress)
+
+
+def _keep(
+    pieces: Iterable[Piece], sources: Sequence[Source], store: Store, done: Done, progress: Callable[[Done], None]
+) -> Done:
+    """Save each source's features when its last batch has come; how far the extraction is then."""
+    collected: dict[int, dict[int, Piece]] = defaultdict(dict)
+    for piece in pieces:
+        if isinstance(piece.content, InputError):
+            raise piece.content
+        parts = collected[piece.source]
+        parts[piece.part] = piece
+        if whole := _is_whole(parts):
+            store.save(sources[piece.source].digest, concatenate([parts[i].content for i in range(len(parts))]))
+            del collected[piece.source]
+        images, texts = len(piece.content), len(piece.content.captions)
+        done = done._replace(sources=done.sources + whole, images=done.images + images, texts=done.texts + texts)
         progress(done)
     return done
 
