@@ -1,7 +1,8 @@
 """`make bench`: training through Ray Data, Ray Train and DeepSpeed, beside the same step in a bare loop; and saves.
 
-Two workers on the same cores, each side in a process tree of its own. The bare loop has its data in memory; the
-platform reads JPEGs, reports every step, and has one worker killed after its checkpoint.
+Two workers on the same cores, each side in a process tree of its own. The bare loop has its data in memory; beside a
+Ray cluster that does nothing, it is the bound of what can be had through Ray on these cores. The platform reads JPEGs,
+reports every step, and has one worker killed after its checkpoint.
 
     training.py [--output FILE]
 """
@@ -22,10 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
+SIDES = ("bare", "beside", "platform")
 TITLES = {
     "bare": "bare loop, samples/s",
+    "beside": "bare loop beside an idle Ray cluster, samples/s",
     "platform": "platform, samples/s",
     "of bare": "platform / bare loop",
+    "of beside": "platform / bare loop beside Ray",
     "step_seconds": "a step of the platform's, s",
     "data_wait_seconds": "of it waiting for data, s",
     "fit_to_first_step_seconds": "from fit to the first step, s",
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--saves", type=int, default=5)
     parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
     parser.add_argument("--precisions", nargs="+", default=precisions())
-    parser.add_argument("--what", nargs="+", default=["bare", "platform", "save"])
+    parser.add_argument("--what", nargs="+", default=["bare", "beside", "platform", "save"])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
     rows = {precision: measure(precision, options) for precision in options.precisions}
@@ -73,11 +77,11 @@ def measure(precision: str, options: argparse.Namespace) -> dict[str, float]:
             request = {**vars(options), "output": None, "what": what, "precision": precision, "folder": folder}
             answer = ask(request)
             print(precision, what, answer, flush=True)
-            if what in ("bare", "platform"):
+            if what in SIDES:
                 found[what] = options.batch / answer["step_seconds"]
             found |= answer
-    if {"bare", "platform"} <= found.keys():
-        found["of bare"] = found["platform"] / found["bare"]
+    if "platform" in found:
+        found |= {f"of {side}": found["platform"] / found[side] for side in SIDES[:2] if side in found}
     return found
 
 

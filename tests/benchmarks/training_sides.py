@@ -2,7 +2,8 @@
 
     python training_sides.py REQUEST    # a line of JSON; the answer is one
 
-Requests: {"what": "bare" | "platform" | "save", "folder", "model", "batch", "precision", "stage", "steps", "saves"}.
+Requests: {"what": "bare" | "beside" | "platform" | "save", "folder", "model", "batch", "precision", "stage", "steps",
+"saves"}.
 """
 
 from __future__ import annotations
@@ -62,6 +63,18 @@ def bare(request: Request) -> dict[str, Any]:
     return dict(max(processes.run(WORKERS, _bare, request), key=lambda found: float(found["step_seconds"])))
 
 
+def beside(request: Request) -> dict[str, Any]:
+    """As `bare`, on cores that a Ray cluster without work shares: what is left for any training through Ray."""
+    _start_ray()
+    return bare(request)
+
+
+def _start_ray() -> None:
+    import ray
+
+    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
+
+
 def _bare(request: Request) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
@@ -90,11 +103,10 @@ def _bare(request: Request) -> dict[str, Any]:
 def platform(request: Request) -> dict[str, Any]:
     """The job's way: Ray Data, Ray Train, DeepSpeed, with a worker killed after the checkpoint."""
     import psutil
-    import ray
 
     from cliploom.training.trainer import fit
 
-    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
+    _start_ray()
     run = planned(request, WARM_UP + request["steps"] + MORE)
     told: list[tuple[float, dict[str, Any]]] = []
     killed: list[float] = []
@@ -190,4 +202,4 @@ def _timed(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    print(json.dumps({"bare": bare, "platform": platform, "save": save}[asked["what"]](asked)))
+    print(json.dumps({"bare": bare, "beside": beside, "platform": platform, "save": save}[asked["what"]](asked)))
