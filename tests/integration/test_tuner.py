@@ -93,13 +93,14 @@ def test_population_based_training_copies_the_better_into_the_worse(head: Head, 
     records = Records(str(folder))
     found = records.all()
     assert all(trial.status in ("finished", "failed") for trial in found)
-    branches = {trial.number: records.branch(trial.number) for trial in found}
-    copied = [number for number, branch in branches.items() if branch]
+    copied = [(trial, branch) for trial in found if (branch := records.branch(trial.number))]
     assert copied
-    for number in copied:
-        branch = branches[number]
-        assert branch is not None
+    for trial, branch in copied:
         assert branch.source is not None
-        assert branch.source[0] != number
-        assert searching.SPACE[searching.RATE].low <= float(branch.settings[searching.RATE]) <= 1.0
-        assert [point["step"] for point in records.points(number)] == list(range(1, searching.EVALUATIONS["pbt"] + 1))
+        assert branch.source[0] != trial.number
+        rate = float(branch.settings[searching.RATE])
+        assert searching.SPACE[searching.RATE].low <= rate <= 1.0
+        assert (trial.status == "failed") == (rate > 0.35)  # where Tune's own draw may have led
+        if trial.status == "finished":
+            steps = [point["step"] for point in records.points(trial.number)]
+            assert steps == list(range(1, searching.EVALUATIONS["pbt"] + 1))
