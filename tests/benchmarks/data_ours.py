@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import ray_alone
 from data_peer import timed
 from memory import Memory
 
@@ -33,18 +34,11 @@ def stream(request: dict[str, Any]) -> float:
     """Samples a second through Ray Data, over all workers."""
     import ray
 
-    start_ray()
+    ray_alone.start()
     splits = _stream(request).split(0, WORKERS)
     counter = ray.remote(num_cpus=0.25)(_count)
     rates = ray.get([counter.remote(split, request["warm_up"], request["batches"]) for split in splits])
     return float(sum(rates))
-
-
-def start_ray() -> None:
-    """A cluster of this process's own."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
 
 
 def _count(split: Split, warm_up: int, count: int) -> float:
@@ -68,7 +62,7 @@ def kernel(request: dict[str, Any]) -> float:
 
 def kernel_beside_ray(request: dict[str, Any]) -> float:
     """As `kernel`, on cores that a Ray cluster without work shares: what is left for any stream through Ray."""
-    start_ray()
+    ray_alone.start()
     return kernel(request)
 
 

@@ -26,7 +26,7 @@ from machine import machine, precisions
 
 import evaluation_sets as sets
 import photos
-from cliploom.settings.evaluation import Precision
+from cliploom.settings.base import Precision
 
 HERE = Path(__file__).parent
 PEER = HERE.parent.parent / ".venv-peer" / "bin" / "python"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cliploom.settings.evaluation import Precision
+from cliploom.settings.base import Precision
 from cliploom.training.peak import cpus_have_bf16
 
 

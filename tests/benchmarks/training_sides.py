@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray_alone
+
 import photos
 import processes
 from cliploom import config as configs
@@ -65,14 +67,8 @@ def bare(request: Request) -> dict[str, Any]:
 
 def beside(request: Request) -> dict[str, Any]:
     """As `bare`, on cores that a Ray cluster without work shares: what is left for any training through Ray."""
-    _start_ray()
+    ray_alone.start()
     return bare(request)
-
-
-def _start_ray() -> None:
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
 
 
 def _bare(request: Request) -> dict[str, Any]:
@@ -106,7 +102,7 @@ def platform(request: Request) -> dict[str, Any]:
 
     from cliploom.training.trainer import fit
 
-    _start_ray()
+    ray_alone.start()
     run = planned(request, WARM_UP + request["steps"] + MORE)
     told: list[tuple[float, dict[str, Any]]] = []
     killed: list[float] = []

@@ -72,6 +72,7 @@ def test_data_of_twenty_object_stores(tmp_path: Path) -> None:
         runs.finish(driver)
         spilled = sum(scraped(head, r'ray_spill_manager_objects_bytes\{[^}]*State="Spilled"[^}]*\}'))
     quarter = len(memory) // 4
+    quarters = [statistics.median(memory[n * quarter : (n + 1) * quarter]) for n in range(4)]
     found = {
         **machine(),
         "command": "pytest " + " ".join(sys.argv[1:]),
@@ -79,9 +80,7 @@ def test_data_of_twenty_object_stores(tmp_path: Path) -> None:
         "pixels_mib": STEPS * BATCH * PIXELS >> 20,
         "most_in_the_store_mib": round(max(stored) / 2**20, 1),
         "spilled_mib": round(spilled / 2**20, 1),
-        "memory_mib_by_quarters_of_the_run": [
-            round(statistics.median(memory[n * quarter : (n + 1) * quarter]) / 2**20) for n in range(4)
-        ],
+        "memory_mib_by_quarters_of_the_run": [round(held / 2**20) for held in quarters],
     }
     place = servers.ROOT / "build" / "store.json"
     place.parent.mkdir(exist_ok=True)
@@ -89,5 +88,4 @@ def test_data_of_twenty_object_stores(tmp_path: Path) -> None:
     print(json.dumps(found, indent=1))
     assert max(stored) > 0
     assert spilled == 0
-    second, last = (statistics.median(memory[n * quarter : (n + 1) * quarter]) for n in (1, 3))
-    assert last < 1.1 * second
+    assert quarters[3] < 1.1 * quarters[1]

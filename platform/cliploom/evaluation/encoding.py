@@ -17,7 +17,7 @@ from cliploom.evaluation.model import CONFIG, WEIGHTS
 from cliploom.evaluation.preparing import Batch
 from cliploom.evaluation.store import Features
 from cliploom.models import CLIP, normalize_pixels, weights
-from cliploom.settings.evaluation import Precision
+from cliploom.settings.base import Precision
 
 TEXTS_AT_ONCE = 128
 

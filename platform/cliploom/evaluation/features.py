@@ -25,7 +25,8 @@ from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Sample, Shard, samples
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import Features, concatenate
-from cliploom.settings.evaluation import Precision, Workers
+from cliploom.settings.base import Precision
+from cliploom.settings.evaluation import Workers
 
 if TYPE_CHECKING:
     from cliploom.evaluation.preparing import Batch

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from cliploom.settings.base import Positive, Section
+from cliploom.settings.base import Positive, Precision, Section
 from cliploom.settings.registry import Gates
-
-Precision = Literal["fp32", "bf16"]
 
 
 class EvaluateOverlap(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cliploom.settings.base import Ascending, Fraction, Positive, Section
+from cliploom.settings.base import Ascending, Fraction, Positive, Precision, Section
 
 
 class Model(Section):
@@ -46,7 +46,7 @@ class Train(Section):
     offload: bool = Field(
         False, description="AdamW and its fp32 state on the host, where a GPU's memory is short; ZeRO 1 to 3"
     )
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the compute; master weights are fp32")
+    precision: Precision = Field("bf16", description="of the compute; master weights are fp32")
     seed: int = Field(0, ge=0, lt=2**63, description="of the plan, the initial weights and the augmentation")
     samples: Positive | None = Field(None, description="pairs to train on, in all")
     epochs: float | None = Field(None, gt=0, description="passes over the data, instead of train.samples")
