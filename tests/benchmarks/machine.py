@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -31,3 +33,11 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def keep(place: Path, found: dict[str, object]) -> None:
+    """Write down, and print, what a test has measured, with what it was measured on."""
+    text = json.dumps({**machine(), "command": "pytest " + " ".join(sys.argv[1:]), **found}, indent=1)
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text + "\n")
+    print(text)

@@ -22,7 +22,7 @@ import metadata
 import pairs
 import servers
 import watching
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from clusters import Head
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -71,11 +71,8 @@ class Clock:
 def clock() -> Iterator[Clock]:
     clock = Clock()
     yield clock
-    place = servers.ROOT / "build" / "growing.json"
-    place.parent.mkdir(exist_ok=True)
-    found = {**machine(), "command": "pytest " + " ".join(sys.argv[1:])}
-    found |= {"idle_seconds_before_a_node_goes": IDLE_SECONDS, "seconds": clock.seconds}
-    place.write_text(json.dumps(found, indent=1) + "\n")
+    found = {"idle_seconds_before_a_node_goes": IDLE_SECONDS, "seconds": clock.seconds}
+    keep(servers.ROOT / "build" / "growing.json", found)
 
 
 def write_config(folder: Path, shards: str, name: str, steps: int) -> Path:

@@ -7,11 +7,9 @@ as measured, and as the usual formula has it from the times of a restart, a chec
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sqlite3
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ import clusters
 import pairs
 import runs
 import servers
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from clusters import Head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * 3600)]
@@ -163,8 +161,6 @@ def write_down(folder: Path, struck_at: dict[str, float]) -> None:
     restart = statistics.mean(until_step for _, until_step in costs.values())
     mean_time = wall / len(struck_at)
     found = {
-        **machine(),
-        "command": "pytest " + " ".join(sys.argv[1:]),
         "steps": STEPS,
         "steps_between_checkpoints": INTERVAL,
         "seconds_a_step": round(step, 4),
@@ -179,6 +175,4 @@ def write_down(folder: Path, struck_at: dict[str, float]) -> None:
         "weights_are_those_of_the_run_without_faults": "bit for bit",
     }
     place = Path(os.environ.get("CLIPLOOM_SOAK_RESULT", servers.ROOT / "build" / "soak.json"))
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    keep(place, found)

@@ -5,10 +5,8 @@ What the store and the processes held is written down in build/store.json.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -20,7 +18,7 @@ import clusters
 import pairs
 import runs
 import servers
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from benchmarks.memory import proportional, tree
 from clusters import Head
 
@@ -74,18 +72,13 @@ def test_data_of_twenty_object_stores(tmp_path: Path) -> None:
     quarter = len(memory) // 4
     quarters = [statistics.median(memory[n * quarter : (n + 1) * quarter]) for n in range(4)]
     found = {
-        **machine(),
-        "command": "pytest " + " ".join(sys.argv[1:]),
         "object_store_mib": STORE >> 20,
         "pixels_mib": STEPS * BATCH * PIXELS >> 20,
         "most_in_the_store_mib": round(max(stored) / 2**20, 1),
         "spilled_mib": round(spilled / 2**20, 1),
         "memory_mib_by_quarters_of_the_run": [round(held / 2**20) for held in quarters],
     }
-    place = servers.ROOT / "build" / "store.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    keep(servers.ROOT / "build" / "store.json", found)
     assert max(stored) > 0
     assert spilled == 0
     assert quarters[3] < 1.1 * quarters[1]
