@@ -1,8 +1,9 @@
 """`make bench`: training through Ray Data, Ray Train and DeepSpeed, beside the same step in a bare loop; and saves.
 
-Two workers on the same cores, each side in a process tree of its own. The bare loop has its data in memory; beside a
-Ray cluster that does nothing, it is the bound of what can be had through Ray on these cores. The platform reads JPEGs,
-reports every step, and has one worker killed after its checkpoint.
+Two workers on the same cores, each side in a process tree of its own; the sides take turns, and medians of the rounds
+are shown, of ratios as well. The bare loop has its data in memory; beside a Ray cluster that does nothing, it is the
+bound of what can be had through Ray on these cores. The platform reads JPEGs, reports every step, and has one worker
+killed after its checkpoint.
 
     training.py [--output FILE]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -49,8 +51,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-S-32")
     parser.add_argument("--batch", type=int, default=16, help="samples a step, of two workers")
-    parser.add_argument("--steps", type=int, default=20, help="that are timed")
-    parser.add_argument("--saves", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="times that the sides take turns")
+    parser.add_argument("--steps", type=int, default=12, help="that are timed in a round")
+    parser.add_argument("--saves", type=int, default=3, help="in a round")
     parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
     parser.add_argument("--precisions", nargs="+", default=precisions())
     parser.add_argument("--what", nargs="+", default=["bare", "beside", "platform", "save"])
@@ -64,22 +67,28 @@ def main(argv: list[str]) -> None:
         table.add_row(title, *(f"{row[key]:,.2f}" if key in row else "" for row in rows.values()))
     Console(width=120).print(table)
     if options.output:
-        asked = {key: getattr(options, key) for key in ("model", "batch", "steps", "saves", "stage")}
+        asked = {key: getattr(options, key) for key in ("model", "batch", "rounds", "steps", "saves", "stage")}
         report = {**machine(), "command": " ".join(["tests/benchmarks/training.py", *argv]), **asked, "rows": rows}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measure(precision: str, options: argparse.Namespace) -> dict[str, float]:
-    """All figures of a precision."""
-    found: dict[str, float] = {}
+def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of a precision: medians over the rounds, and the rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        for what in options.what:
-            request = {**vars(options), "output": None, "what": what, "precision": precision, "folder": folder}
-            answer = ask(request)
-            print(precision, what, answer, flush=True)
-            if what in SIDES:
-                found[what] = options.batch / answer["step_seconds"]
-            found |= answer
+        rounds = [take_turns(precision, options, folder) for _ in range(options.rounds)]
+    return {key: statistics.median(found[key] for found in rounds) for key in rounds[0]} | {"rounds": rounds}
+
+
+def take_turns(precision: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
+    """The figures of one round."""
+    found: dict[str, float] = {}
+    for what in options.what:
+        request = {**vars(options), "output": None, "what": what, "precision": precision, "folder": folder}
+        answer = ask(request)
+        print(precision, what, answer, flush=True)
+        if what in SIDES:
+            found[what] = options.batch / answer["step_seconds"]
+        found |= answer
     if "platform" in found:
         found |= {f"of {side}": found["platform"] / found[side] for side in SIDES[:2] if side in found}
     return found

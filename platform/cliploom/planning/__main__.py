@@ -30,16 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     plans = []
     for gpus in options.gpus:
         parameters = _parameters(options.model)
-        job = Job.of(model, parameters, gpus, options.batch, options.zero_stage, options.passes)
+        how = (options.zero_stage, options.passes, options.micro_batches)
+        job = Job.of(model, parameters, gpus, options.batch, *how)
         plans.append(plan(job, GPUS[options.gpu], options.samples, assumed))
     console = Console()
     console.print(_title(plans[0], options))
     console.print(_table(plans))
     console.print("assumed  " + ", ".join(f"{name} {value:g}" for name, value in asdict(assumed).items()), style="dim")
     console.print(
-        f"         {options.passes} passes of forward_flops {plans[0].job.forward_flops / 1e9:.1f} G, peak "
-        f"{GPUS[options.gpu].peak / 1e12:.0f} T; throughput of models that the formula was not fitted to came within "
-        "21 %, prices are examples",
+        f"         {options.passes} passes, {options.micro_batches} micro-batches, forward_flops "
+        f"{plans[0].job.forward_flops / 1e9:.1f} G, peak {GPUS[options.gpu].peak / 1e12:.0f} T; throughput of models "
+        "that the formula was not fitted to came within 22 %, prices are examples",
         style="dim",
     )
     return 0
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=float, default=PAPER_SAMPLES, help="of the whole run")
     parser.add_argument("--zero-stage", type=int, choices=range(4), default=1)
     parser.add_argument("--passes", type=int, default=4, help="3, or 4 where activations are computed again")
+    parser.add_argument("--micro-batches", type=int, default=1, help="that a GPU's part of the batch is cut into")
     for field in fields(Assumptions):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, dest=field.name, type=type(field.default), default=field.default)
