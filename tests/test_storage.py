@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def test_what_is_written_is_read(root: str) -> None:
         assert storage.read(uri) == data
         assert storage.size(uri) == len(data)
         assert storage.exists(uri)
+
+
+def test_pieces_are_written_one_after_the_other(root: str) -> None:
+    """Also those that S3 gets in several requests, whose borders are not theirs."""
+    uri = storage.join(root, "file")
+    for sizes in ((), (0, 3, 0), (5 << 20, 1, 9 << 20, 0, 77), (20 << 20,)):
+        pieces = [random.Random(size).randbytes(size) for size in sizes]
+        storage.write(uri, [memoryview(piece) for piece in pieces])
+        assert storage.read(uri) == b"".join(pieces)
 
 
 def test_ranges_are_read(root: str) -> None:
@@ -124,7 +134,7 @@ import sys
 from pathlib import Path
 from cliploom.aside import Aside
 with Aside(Path(sys.argv[1])) as aside:
-    aside.write_bytes(b"half")
+    aside.write([memoryview(b"half")])
     print("written", flush=True)
     sys.stdin.read()
     aside.commit()

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 PREFIX = ".aside-"
@@ -29,9 +30,10 @@ class Aside:
         self._handle, self.path = _own_file(self.target.parent)
         return self
 
-    def write_bytes(self, data: bytes) -> None:
+    def write(self, pieces: Iterable[memoryview]) -> None:
         """Write the whole file."""
-        self.path.write_bytes(data)
+        with self.path.open("wb") as file:
+            file.writelines(pieces)
 
     def commit(self, new: bool = False) -> bool:
         """Put the file into place, durably; with `new` only where there is none."""

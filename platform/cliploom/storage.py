@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -38,7 +38,7 @@ _CREDENTIALS = {
 }
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _DELETE_AT_ONCE = 1000  # S3's limit
-_REMOTE_BLOCK = 4 << 20  # bytes a request; what is smaller is read over rather than skipped
+_REMOTE_BLOCK = 4 << 20  # bytes a request of reading; what is smaller is read over rather than skipped
 _PATIENCE = (10, 60, 3)  # seconds to connect, seconds to wait for bytes, attempts, all over again in `_s3`
 _HASTE = (4, 8, 2)  # the same for `check`, 24 s in all
 T = TypeVar("T")
@@ -114,13 +114,14 @@ def opened(uri: str, bytes_: int | None = None) -> IO[bytes]:
     return local(uri).open("rb")
 
 
-def write(uri: str, data: bytes) -> None:
-    """Write a file whole or not at all, over what was there."""
+def write(uri: str, data: bytes | Sequence[memoryview]) -> None:
+    """Write a file whole or not at all, over what was there; of several pieces one after the other, uncopied."""
+    pieces = [memoryview(data)] if isinstance(data, bytes) else data
     if is_s3(uri):
-        _s3(uri, lambda client, bucket, key: client.put_object(Bucket=bucket, Key=key, Body=data))
+        _s3(uri, lambda client, bucket, key: _put(client, bucket, key, pieces))
         return
     with Aside(local(uri)) as aside:
-        aside.write_bytes(data)
+        aside.write(pieces)
         aside.commit()
 
 
@@ -129,7 +130,7 @@ def create(uri: str, data: bytes) -> bool:
     if is_s3(uri):
         return _s3(uri, lambda client, bucket, key: _put_new(client, bucket, key, data))
     with Aside(local(uri)) as aside:
-        aside.write_bytes(data)
+        aside.write([memoryview(data)])
         return aside.commit(new=True)
 
 
@@ -297,6 +298,37 @@ class _Remote(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def _put(client: Any, bucket: str, key: str, pieces: Sequence[memoryview]) -> None:
+    if sum(piece.nbytes for piece in pieces) <= _REMOTE_BLOCK:
+        client.put_object(Bucket=bucket, Key=key, Body=b"".join(pieces))
+    else:  # in several requests, since S3 takes no more than 5 GiB in one
+        client.upload_fileobj(io.BufferedReader(_Joined(pieces), _REMOTE_BLOCK), bucket, key)
+
+
+class _Joined(io.RawIOBase):
+    """Pieces of bytes, read one after the other."""
+
+    def __init__(self, pieces: Sequence[memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Part of one piece; nothing at the end."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        count = min(len(self._rest), len(buffer))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterator[File]:

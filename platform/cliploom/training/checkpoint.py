@@ -31,6 +31,7 @@ from torch import Tensor
 
 from cliploom import storage
 from cliploom.errors import InputError
+from cliploom.training import parts
 
 FORMAT_VERSION = 2
 MARKER = "COMMIT.json"
@@ -120,9 +121,12 @@ def read_attempts(run: str) -> list[Attempt]:
 def write_part(run: str, attempt: Attempt, step: int, rank: int, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write one worker's tensors; returns what the marker must say of the file."""
     name = f"state-{rank}.safetensors"
-    data = safetensors.torch.save(dict(state))
+    data = parts.buffers(state)
     storage.write(storage.join(_folder(run, attempt, step), name), data)
-    return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    digest = hashlib.sha256()
+    for piece in data:
+        digest.update(piece)
+    return {"name": name, "bytes": sum(piece.nbytes for piece in data), "sha256": digest.hexdigest()}
 
 
 def commit(run: str, attempt: Attempt, progress: Progress, parts: list[dict[str, Any]]) -> str:
