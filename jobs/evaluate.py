@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cliploom import job
 from cliploom.config import Config, require
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from cliploom.evaluation.datasets import Dataset
@@ -111,7 +111,6 @@ def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: 
     """Evaluate candidates as they come, until SIGTERM or SIGINT."""
     from cliploom import registry
     from cliploom.registry import webhook
-    from cliploom.storage import StorageError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with webhook.receiver(config.evaluate.webhook) as came:

@@ -59,7 +59,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """A real S3 server, which the environment leads to; call the fixture for the URI of a fresh bucket."""
     import boto3
 
-    from cliploom import storage
+    from cliploom.s3 import client
 
     def bucket() -> str:
         name = f"test-{uuid.uuid4().hex}"
@@ -69,9 +69,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     with servers.seaweedfs(tmp_path_factory.mktemp("s3")) as endpoint, pytest.MonkeyPatch.context() as patch:
         for name, value in servers.s3_environment(endpoint).items():
             patch.setenv(name, value)
-        storage._client.cache_clear()  # one may have been made for another environment
+        client.cache_clear()  # one may have been made for another environment
         yield bucket
-    storage._client.cache_clear()
+    client.cache_clear()
 
 
 @pytest.fixture(scope="session")

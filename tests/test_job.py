@@ -11,8 +11,7 @@ import yaml
 import servers
 from cliploom import config, job
 from cliploom.config import Config
-from cliploom.errors import InputError
-from cliploom.storage import CredentialsError, StorageError
+from cliploom.errors import CredentialsError, InputError, StorageError
 
 JOBS = sorted(path.stem for path in (servers.ROOT / "jobs").glob("*.py"))
 HEAVY = {"torch", "ray", "mlflow", "deepspeed", "pyarrow", "boto3", "numpy", "PIL"}

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import servers
 from cliploom import storage
-from cliploom.errors import InputError
-from cliploom.storage import File, StorageError, TransportError
+from cliploom.errors import InputError, StorageError, TransportError
+from cliploom.s3 import client
+from cliploom.storage import File
 
 on_s3 = pytest.mark.integration
 
@@ -37,11 +38,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str,
     def enter(variables: dict[str, str]) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        storage._client.cache_clear()
+        client.cache_clear()
 
     yield enter
     monkeypatch.undo()
-    storage._client.cache_clear()
+    client.cache_clear()
 
 
 def test_what_is_written_is_read(root: str) -> None:

@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""What may go wrong that is not a fault of cliploom's: what the user gave, and storage."""
 
 
 class InputError(Exception):
@@ -6,3 +6,15 @@ class InputError(Exception):
 
     The message is one line that names the culprit and the mend. Jobs print it without a traceback and exit 2.
     """
+
+
+class StorageError(OSError):
+    """Storage can't be reached, or refuses."""
+
+
+class TransportError(StorageError):
+    """A fault on the way to storage, or storage too busy, for all the time that was spent on trying again."""
+
+
+class CredentialsError(StorageError, InputError):
+    """Storage refuses the credentials: the user's to mend, so nothing is tried again."""

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from cliploom import config as configs
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.redacting import redacted
-from cliploom.storage import StorageError
 
 _SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
 

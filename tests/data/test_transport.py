@@ -18,8 +18,8 @@ from cliploom.data import cache, mixture, shards
 from cliploom.data.plan import WorkItem
 from cliploom.data.reader import Reader, Source
 from cliploom.data.vocabulary import clip
-from cliploom.errors import InputError
-from cliploom.storage import CredentialsError, TransportError
+from cliploom.errors import CredentialsError, InputError, TransportError
+from cliploom.s3 import client
 
 pytestmark = pytest.mark.integration
 FAULTS: tuple[proxy.Fault, ...] = ("reset", "silence", "cut", "busy")
@@ -37,12 +37,12 @@ def way(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint)
         monkeypatch.setenv("CLIPLOOM_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(storage, "_PATIENCE", (1, 0.3, 1))
+        monkeypatch.setattr("cliploom.s3._PATIENCE", (1, 0.3, 1))
         monkeypatch.setattr(retrying, "_FIRST_PAUSE", 0.01)
-        storage._client.cache_clear()
+        client.cache_clear()
         storage.files(bucket)  # the client is made
         yield found
-    storage._client.cache_clear()
+    client.cache_clear()
 
 
 def once(fault: proxy.Fault, verb: str) -> Callable[[str, int], proxy.Fault | None]:

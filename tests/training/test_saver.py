@@ -101,17 +101,17 @@ def test_a_full_disk_loses_no_checkpoint_that_was_whole(tmp_path: Path) -> None:
     assert newest == 1
 
 
-def test_training_goes_on_while_s3_is_away(s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_s3_is_away(s3: Callable[[], str]) -> None:
     folder = s3() + "/run"
-    with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+    with proxy.before(os.environ["AWS_ENDPOINT_URL"]) as between, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", between.endpoint)
         faults: Iterator[proxy.Fault] = iter(["busy", "reset", "busy", "busy"])
         between.fault = lambda line, _: next(faults, None) if line.startswith("PUT") and "state-" in line else None
         (steps, heard), _ = processes.run(2, save_while_s3_is_away, folder)
         written = [line for line in between.requests if line.startswith("PUT") and "state-" in line]
-        found = checkpoint.newest(folder)
     assert heard == [1]
     assert len(written) >= 4
     assert steps > 50
+    found = checkpoint.newest(folder)
     assert found is not None
     assert torch.equal(found.load()["weight/a"], torch.ones(2))

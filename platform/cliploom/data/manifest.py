@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cliploom import storage
 from cliploom.data.shards import SPANS, Shard, ShardIndex, index_shard
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 
 NAME = "manifest.parquet"
 VERSION = 1
@@ -96,7 +96,7 @@ def load(uri: str) -> Manifest:
         return _parse(place, place)
     except FileNotFoundError:
         raise InputError(f"there is no manifest at {uri}: make one with jobs/prepare.py or jobs/index.py") from None
-    except storage.StorageError as error:
+    except StorageError as error:
         raise InputError(f"the manifest can't be read: {error}") from None
 
 

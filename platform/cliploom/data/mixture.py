@@ -20,7 +20,7 @@ from cliploom.data import manifest as manifests
 from cliploom.data.manifest import Manifest
 from cliploom.data.plan import Part
 from cliploom.data.shards import Shard, ShardIndex
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.settings.data import Data, Mixed
 
 _KEY_COLUMN = "key"
@@ -158,7 +158,7 @@ def _entries(uri: str) -> set[str]:
         raise InputError(f"data.deny: there is no file {uri}") from None
     except (UnicodeDecodeError, pa.ArrowException):
         raise InputError(f"data.deny: {uri} is neither UTF-8 text with a key a line nor parquet") from None
-    except storage.StorageError as error:
+    except StorageError as error:
         raise InputError(f"data.deny: {error}") from None
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from cliploom import pools
-from cliploom.errors import InputError
-from cliploom.storage import StorageError
+from cliploom.errors import InputError, StorageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

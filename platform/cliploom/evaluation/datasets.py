@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cliploom import storage
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.evaluation.suite import TRAINED, Entry, Kind
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -205,7 +205,7 @@ def _shards(entry: Entry, uri: str, split: str) -> Iterator[Shard]:
     except FileNotFoundError:
         advice = "check the suite's path and split, and evaluate.root"
         raise InputError(f"data set {entry.name}: there is no {place}; {advice}") from None
-    except storage.StorageError as error:
+    except StorageError as error:
         raise InputError(f"data set {entry.name} can't be read: {error}") from None
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"{place} says {text!r}; it should be the number of shards")

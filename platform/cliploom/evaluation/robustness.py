@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from cliploom import storage
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.evaluation.intervals import Estimate, Z
 
 _LEAST = 3  # reference models of a line
@@ -148,7 +148,7 @@ def read(uri: str) -> References:
         text = storage.read(uri).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"evaluate.references: there is no {uri}") from None
-    except (storage.StorageError, UnicodeDecodeError) as error:
+    except (StorageError, UnicodeDecodeError) as error:
         raise InputError(f"evaluate.references: {uri} can't be read: {error}") from None
     reader = csv.DictReader(io.StringIO(text))
     if "model" not in (reader.fieldnames or ()):

@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 
 from cliploom import storage
 from cliploom.config import Config
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.redacting import redacted
-from cliploom.storage import StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

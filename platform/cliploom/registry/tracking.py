@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cliploom import storage
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 from cliploom.registry import store
-from cliploom.storage import StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

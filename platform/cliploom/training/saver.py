@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from cliploom.storage import StorageError
+from cliploom.errors import StorageError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Progress
 
