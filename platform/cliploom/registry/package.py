@@ -26,6 +26,7 @@ _SOURCE = Path(cliploom.__file__).parent
 _CODE = (
     "__init__.py",
     "errors.py",
+    "s3.py",
     "storage.py",
     "aside.py",
     "retrying.py",
