@@ -120,7 +120,7 @@ def test_no_stage_imports_a_later_one() -> None:
 
 
 def test_the_foundation_imports_no_stage() -> None:
-    foundation = ("errors.py", "config.py", "s3.py", "storage.py", "job.py", "cluster.py", "pools.py")
+    foundation = ("errors.py", "allocator.py", "config.py", "s3.py", "storage.py", "job.py", "cluster.py", "pools.py")
     for path in (*(PACKAGE / name for name in foundation), *(PACKAGE / "settings").glob("*.py")):
         assert [module for module in imports(path) if imported_stage(module) in RANK] == []
 

@@ -1,8 +1,9 @@
 """`make bench`: training through Ray Data, Ray Train and DeepSpeed, beside the same step in a bare loop; and saves.
 
 Two workers on the same cores, each side in a process tree of its own; the sides take turns, and medians of the rounds
-are shown, of ratios as well. The bare loop has its data in memory; beside a Ray cluster that does nothing, it is the
-bound of what can be had through Ray on these cores. The platform reads JPEGs, reports every step, and has one worker
+are shown, of ratios as well. The bare loop has its data in memory, and holds its memory as the platform's workers do
+(`allocator`) or, the plain one, as Python does by default; beside a Ray cluster that does nothing, it is the bound of
+what can be had through Ray on these cores. The platform reads JPEGs, reports every step, and has one worker
 killed after its checkpoint.
 
     training.py [--output FILE]
@@ -24,12 +25,16 @@ from machine import machine, precisions
 from rich.console import Console
 from rich.table import Table
 
+from cliploom import allocator
+
 HERE = Path(__file__).parent
-SIDES = ("bare", "beside", "platform")
+SIDES = ("plain", "bare", "beside", "platform")
 TITLES = {
+    "plain": "bare loop with the default allocator, samples/s",
     "bare": "bare loop, samples/s",
     "beside": "bare loop beside an idle Ray cluster, samples/s",
     "platform": "platform, samples/s",
+    "of plain": "platform / bare loop with the default allocator",
     "of bare": "platform / bare loop",
     "of beside": "platform / bare loop beside Ray",
     "step_seconds": "a step of the platform's, s",
@@ -56,7 +61,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--saves", type=int, default=3, help="in a round")
     parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
     parser.add_argument("--precisions", nargs="+", default=precisions())
-    parser.add_argument("--what", nargs="+", default=["bare", "beside", "platform", "save"])
+    parser.add_argument("--what", nargs="+", default=[*SIDES, "save"])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
     rows = {precision: measure(precision, options) for precision in options.precisions}
@@ -90,7 +95,7 @@ def take_turns(precision: str, options: argparse.Namespace, folder: str) -> dict
             found[what] = options.batch / answer["step_seconds"]
         found |= answer
     if "platform" in found:
-        found |= {f"of {side}": found["platform"] / found[side] for side in SIDES[:2] if side in found}
+        found |= {f"of {side}": found["platform"] / found[side] for side in SIDES[:-1] if side in found}
     return found
 
 
@@ -100,8 +105,8 @@ def ask(request: dict[str, Any]) -> dict[str, float]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
-        "THP_MEM_ALLOC_ENABLE": "1",  # as the platform's workers have it
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        **(allocator.ENVIRONMENT if request["what"] != "plain" else {}),
     }
     command = [sys.executable, str(HERE / "training_sides.py"), json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

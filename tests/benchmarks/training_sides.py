@@ -2,8 +2,8 @@
 
     python training_sides.py REQUEST    # a line of JSON; the answer is one
 
-Requests: {"what": "bare" | "beside" | "platform" | "save", "folder", "model", "batch", "precision", "stage", "steps",
-"saves"}.
+Requests: {"what": "plain" | "bare" | "beside" | "platform" | "save", "folder", "model", "batch", "precision",
+"stage", "steps", "saves"}.
 """
 
 from __future__ import annotations
@@ -198,4 +198,5 @@ def _timed(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    print(json.dumps({"bare": bare, "beside": beside, "platform": platform, "save": save}[asked["what"]](asked)))
+    sides = {"plain": bare, "bare": bare, "beside": beside, "platform": platform, "save": save}
+    print(json.dumps(sides[asked["what"]](asked)))

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from cliploom import pools, storage
+from cliploom import allocator, pools, storage
 from cliploom.config import require
 from cliploom.errors import InputError
 from cliploom.evaluation import suite as suites
@@ -131,6 +131,7 @@ class Checks:
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
             label_selector=pools.selector(settings.pool),
+            runtime_env=allocator.RUNTIME_ENV,
         )
         try:
             metrics: dict[str, float] = ray.get(task.remote(self._check, uri))

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from cliploom import pools, storage
+from cliploom import allocator, pools, storage
 from cliploom.errors import InputError
 from cliploom.evaluation.datasets import Sample, Shard, samples
 from cliploom.evaluation.model import Model
@@ -201,6 +201,7 @@ def _pipeline(sources: Sequence[Source], model: Model, settings: Workers) -> Any
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker or None,
             label_selector=place,
+            runtime_env=allocator.RUNTIME_ENV,
             max_restarts=-1 if len(ray.nodes()) > 1 else 0,  # what the only node couldn't hold would die again
         )
 

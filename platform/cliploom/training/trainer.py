@@ -17,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cliploom import pools, storage
+from cliploom import allocator, pools, storage
 from cliploom.config import Config
 from cliploom.data.stream import settle
 from cliploom.errors import InputError
@@ -31,8 +31,6 @@ from cliploom.training.watchdog import Watchdog
 _POLL_SECONDS = 0.5
 # Ray Train takes a node that is draining, or is just gone, for room; it looks again when it has waited so long.
 _ROOM_SECONDS = "15"
-# Large tensors on huge pages: on CPUs, a tenth of a step is spent on the faults of small ones.
-_WORKER_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -217,7 +215,7 @@ def fit(run: Run, report: Report, stop: threading.Event) -> bool:
                 max_preemption_failures=-1,  # type: ignore[call-arg]
             ),
             callbacks=[Witness(board)],  # type: ignore[list-item]
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            worker_runtime_env=allocator.RUNTIME_ENV,
         ),
     )
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ROOM_SECONDS)
