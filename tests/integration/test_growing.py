@@ -197,7 +197,7 @@ def test_training_moves_off_a_spot_node_and_leaves_an_empty_cluster(
     growing: Head, shards: str, tmp_path: Path, clock: Clock
 ) -> None:
     watching.until(lambda: not watching.workers(growing), "an empty cluster")
-    job = submit(growing, write_config(tmp_path, shards, "spot", steps=1000))
+    job = submit(growing, write_config(tmp_path, shards, "spot", steps=3000))
     [spot] = watching.until(lambda: watching.workers(growing, "train"), "a node for training", job)
     with metadata.serve() as cloud, watch_for_notices(growing, cloud, spot) as agent:
         watching.until(lambda: committed(tmp_path, "spot"), "a first checkpoint", job)
