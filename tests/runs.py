@@ -137,8 +137,8 @@ def train_workers() -> list[psutil.Process]:
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
-    """What is recorded of each attempt of the run in `folder`."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "attempts").iterdir())]
+    """What is recorded of each attempt of the run in `folder`; records that are being written are not there yet."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "attempts").glob("*.json"))]
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ import yaml
 import clusters
 import metadata
 import pairs
+import runs
 import servers
 import watching
 from benchmarks.machine import keep
@@ -130,11 +131,6 @@ def committed(folder: Path, name: str) -> list[int]:
     return sorted(int(path.parent.name.split("-")[0]) for path in (folder / name).glob("checkpoints/*/COMMIT.json"))
 
 
-def attempts(folder: Path, name: str) -> list[int]:
-    """The steps from which a run's attempts began."""
-    return [json.loads(path.read_text())["step"] for path in sorted((folder / name / "attempts").iterdir())]
-
-
 @contextmanager
 def watch_for_notices(head: Head, cloud: metadata.Metadata, node: str) -> Iterator[subprocess.Popen[bytes]]:
     """The agent of a node, once it polls."""
@@ -213,7 +209,9 @@ def test_training_moves_off_a_spot_node_and_leaves_an_empty_cluster(
         assert agent.wait(60) == 0
     clock.note("a spot node: from the cloud's notice to the drain")
     deadline = time.monotonic() + NOTICE_SECONDS
-    watching.until(lambda: len(attempts(tmp_path, "spot")) > 1 or time.monotonic() > deadline, "the deadline", job)
+    watching.until(
+        lambda: len(runs.attempts(tmp_path / "spot")) > 1 or time.monotonic() > deadline, "the deadline", job
+    )
     watching.take_away(growing, spot)
     saved = committed(tmp_path, "spot")[-1]
     watching.until(lambda: committed(tmp_path, "spot")[-1] > saved, "a checkpoint from another node", job)
@@ -222,7 +220,7 @@ def test_training_moves_off_a_spot_node_and_leaves_an_empty_cluster(
     clock.start()
     assert told.startswith("job      spot at ")
     assert "registered test version 1" in told
-    assert attempts(tmp_path, "spot")[-1] >= 20
+    assert runs.attempts(tmp_path / "spot")[-1]["step"] >= 20
     elsewhere = {actor["node_id"] for actor in watching.listed(growing, "actors", class_name="RayTrainWorker")}
     assert spot in elsewhere
     assert len(elsewhere) > 1
@@ -247,4 +245,4 @@ def test_a_run_outlives_its_head(shards: str, tmp_path: Path) -> None:
     with clusters.start(tmp_path / "second") as head:
         told = finish(submit(head, config))
     assert told.startswith("job      outlives at ")
-    assert attempts(tmp_path, "outlives")[-1] >= saved > 0
+    assert runs.attempts(tmp_path / "outlives")[-1]["step"] >= saved > 0
