@@ -172,7 +172,8 @@ def _advice(row: dict[str, Any]) -> str:
     error = row["error"]
     return (
         f"for {row['flops']:.3g} FLOPs: factor {row['factor']:.3g} ({row['parameters']:.3g} parameters), "
-        f"{row['samples']:.3g} samples in batches of {row['global_batch_size']} ({row['batch_rule']}); "
+        f"{row['samples']:.3g} samples in batches of {row['global_batch_size']} ({row['batch_rule']}), "
+        f"learning rate {row['learning_rate']:.3g}; "
         f"expected {error['value']:.4f} ({error['low']:.4f} - {error['high']:.4f}); by {row['basis']}"
     )
 

@@ -65,6 +65,15 @@ def test_matched_compute_gives_larger_models_fewer_samples(tmp_path: Path) -> No
     assert used == pytest.approx([3e9, 3e9], rel=0.1)
 
 
+def test_each_size_gets_the_learning_rate_that_is_carried_to_it(tmp_path: Path) -> None:
+    search = searched(tmp_path, factors=[1, 8], samples=[32, 64])
+    assert not callable(search.proposals)
+    given = search.training.config.train.learning_rate
+    rates = {float(row["model.factor"]): float(row["train.learning_rate"]) for row in search.proposals}
+    assert rates[1] == given
+    assert rates[8] == pytest.approx(given * 8**-0.087, rel=0.02)  # 43.6 times the compute take it to 3.6 / 5
+
+
 def test_what_makes_no_search_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tune\.scale\.samples or tune\.scale\.flops"):
         searched(tmp_path / "a", factors=[1])
@@ -80,6 +89,18 @@ def test_findings_say_what_the_points_leave_open() -> None:
     assert str(found["recommendation"]).startswith("not identifiable")
     assert [row["name"] for row in found["held_out"]] == ["p3"]
     assert found["seeds"][0]["names"] == ["p0", "again"]
+
+
+def test_a_recommended_model_comes_with_the_learning_rate_that_is_carried_to_it() -> None:
+    points = [
+        Point(f"{n}-{d}", f"M x {n}", n, n * 10**6, 6e6 * n, d, d, 0.2 + 50 * (n * 1e6) ** -0.4 + 200 * d**-0.35)
+        for n in (1, 4, 16)
+        for d in (10**6, 4 * 10**6, 16 * 10**6)
+    ]
+    asked = ["tune.scale.for_flops=1e17", "train.learning_rate=1e-3"]
+    found = scaling.summarize(config.load(None, asked), points)["recommendation"]
+    assert found["factor"] > 1
+    assert found["learning_rate"] == pytest.approx(1e-3 * found["factor"] ** -0.087, rel=0.02)
 
 
 def test_gpu_hours_are_compute_at_a_stated_rate() -> None:

@@ -43,10 +43,10 @@ def carry(config: Config, best: Mapping[str, Value]) -> list[Carried]:
     """
     assert config.tune.carry
     small, large = trial_config(config, best), config.tune.carry
-    compute = _compute(large.model, large.factor) / _compute(small.model.name, small.model.factor)
+    compute = image_compute(large.model, large.factor) / image_compute(small.model.name, small.model.factor)
     batch = large.global_batch_size or small.train.global_batch_size
     batches = batch / small.train.global_batch_size
-    rate = small.train.learning_rate * compute**-_RATE_EXPONENT * math.sqrt(batches)
+    rate = learning_rate(small.train.learning_rate, compute, batches)
     rows = [
         Carried("model.name", small.model.name, large.model, "asked for"),
         Carried("model.factor", small.model.factor, large.factor, "asked for"),
@@ -54,7 +54,7 @@ def carry(config: Config, best: Mapping[str, Value]) -> list[Carried]:
         Carried(
             "train.learning_rate",
             small.train.learning_rate,
-            float(f"{rate:.3g}"),
+            rate,
             f"x {compute:.3g}^-{_RATE_EXPONENT:.3f} for {compute:.3g} times the compute of an image (the exponent of "
             f"the paper's ResNets, tables 19 and 20), x sqrt({batches:.3g}) for the batch (Malladi et al. 2022)",
         ),
@@ -66,6 +66,21 @@ def carry(config: Config, best: Mapping[str, Value]) -> list[Carried]:
         for key, value in best.items()
         if key not in known
     ]
+
+
+def learning_rate(found: float, compute: float, batches: float = 1.0) -> float:
+    """The learning rate for a model of `compute` times the FLOPs an image, in `batches` times the global batch."""
+    return float(f"{found * compute**-_RATE_EXPONENT * math.sqrt(batches):.3g}")
+
+
+def image_compute(name: str, factor: float) -> float:
+    """FLOPs of an image's forward pass through a preset, scaled by the compound rule.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    base: ModelConfig = preset(name)
+    return forward_flops(base if factor == 1 else compound(base, factor)).image
 
 
 def config_file(config: Config, rows: list[Carried]) -> str:
@@ -96,11 +111,6 @@ def _length(small: Config, samples: int | None) -> list[Carried]:
         Carried("train.samples", train.samples, samples, "asked for"),
         Carried("train.warmup_samples", train.warmup_samples, warmup, "the same share of all samples"),
     ]
-
-
-def _compute(name: str, factor: float) -> float:
-    base: ModelConfig = preset(name)
-    return forward_flops(base if factor == 1 else compound(base, factor)).image
 
 
 def _differing(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cliploom.data import mixture as mixtures
 from cliploom.data.manifest import Manifest
 from cliploom.errors import InputError
 from cliploom.search import frontier, laws
+from cliploom.search.carry import image_compute, learning_rate
 from cliploom.search.points import Point, held_out, repeated
 from cliploom.search.records import LOSS, Trial
 from cliploom.search.space import Settings
@@ -24,6 +25,9 @@ from cliploom.search.trial import Training
 def grid(training: Training, split: Split) -> list[Settings]:
     """The settings of all trials, the cheapest first; repeats of that with other seeds last.
 
+    `train.learning_rate` is the rate for `model` as it stands, and is carried from there to each size (see `carry`):
+    one for all would be too high for the largest or too low for the smallest, and bend the laws.
+
     Raises:
         InputError: the settings make no grid.
     """
@@ -33,7 +37,7 @@ def grid(training: Training, split: Split) -> list[Settings]:
     rows: list[tuple[float, Settings]] = []
     for factor in scale.factors:
         for share in scale.data:
-            place: Settings = {"model.factor": factor}
+            place: Settings = {"model.factor": factor, "train.learning_rate": _learning_rate(training.config, factor)}
             if split.training[share]:
                 place["data.manifest"] = split.training[share]
             sample_flops = _sample_flops(training, place)
@@ -78,14 +82,13 @@ def summarize(config: Config, found: Sequence[Point]) -> dict[str, Any]:
     fits = frontier.fit_all(fitted)
     wanted = target_flops(config)
     recommended = frontier.recommend(fitted, fits, wanted) if wanted else None
-    batch = config.train.global_batch_size
     return {
         "points": [{**asdict(point), "flops": point.flops} for point in found],
         "laws": fits.describe(),
         "held_out": [_check(fits, point) for point in checked],
         "seeds": [_spread(group) for group in repeated(found)],
         "frontier": [point.name for point in frontier.frontier(found)],
-        "recommendation": {**recommended.describe(), "global_batch_size": batch, "batch_rule": "as in the search"}
+        "recommendation": _described(config, recommended)
         if recommended
         else ("not identifiable: the points leave the best model open" if wanted else None),
     }
@@ -103,6 +106,16 @@ def target_flops(config: Config) -> float | None:
     if config.cost.flops_per_second is None:
         raise InputError("tune.scale.for_gpu_hours needs a GPU's rate: give cost.flops_per_second")
     return scale.for_gpu_hours * 3600 * config.cost.flops_per_second
+
+
+def _described(config: Config, recommended: frontier.Recommendation) -> dict[str, Any]:
+    """The recommendation with the settings that go with it; a factor is a model's compute of an image."""
+    return {
+        **recommended.describe(),
+        "global_batch_size": config.train.global_batch_size,
+        "batch_rule": "as in the search",
+        "learning_rate": learning_rate(config.train.learning_rate, recommended.factor / config.model.factor),
+    }
 
 
 def _check(fits: frontier.Fits, point: Point) -> dict[str, Any]:
@@ -129,6 +142,11 @@ def _sample_flops(training: Training, settings: Settings) -> float:
 
     batch = training.config.train.global_batch_size
     return estimate(training.run(0, {**settings, "train.samples": batch})).sample_flops
+
+
+def _learning_rate(config: Config, factor: float) -> float:
+    found, model = config.train.learning_rate, config.model
+    return learning_rate(found, image_compute(model.name, factor) / image_compute(model.name, model.factor))
 
 
 def _whole_batches(samples: float, config: Config) -> int:
