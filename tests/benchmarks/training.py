@@ -2,9 +2,9 @@
 
 Two workers on the same cores, each side in a process tree of its own; the sides take turns, and medians of the rounds
 are shown, of ratios as well. The bare loop has its data in memory, and holds its memory as the platform's workers do
-(`allocator`) or, the plain one, as Python does by default; beside a Ray cluster that does nothing, it is the bound of
-what can be had through Ray on these cores. The platform reads JPEGs, reports every step, and has one worker
-killed after its checkpoint.
+(`allocator`) or, the plain one, as Python does by default; beside an idle Ray cluster with as many idle actors as Ray
+Train and Ray Data keep for a run, it is the bound of what can be had through them on these cores. The platform
+reads JPEGs, reports every step, and has one worker killed after its checkpoint.
 
     training.py [--output FILE]
 """
@@ -105,7 +105,6 @@ def ask(request: dict[str, Any]) -> dict[str, float]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         **(allocator.ENVIRONMENT if request["what"] != "plain" else {}),
     }
     command = [sys.executable, str(HERE / "training_sides.py"), json.dumps(request)]
