@@ -82,14 +82,28 @@ def disturbed_save(run: str, attempt: Attempt, case: Case) -> list[int]:
                 worker.join()
                 assert worker.exitcode == 0
         else:
-            _await_kill(workers, case.rank)
-        return [int(path.read_text()) if path.exists() else 0 for path in (Path(folder, str(r)) for r in range(WORLD))]
+            _await_end(workers, case, Path(folder))
+        return [_operations(Path(folder), rank) for rank in range(WORLD)]
 
 
-def _await_kill(workers: Sequence[BaseProcess], rank: int) -> None:
-    """Until the one is killed, and then the others, as Ray Train would end them."""
-    workers[rank].join()
-    assert workers[rank].exitcode == -signal.SIGKILL
+def _operations(folder: Path, rank: int) -> int:
+    """How many operations a worker began; 0: it was killed."""
+    path = folder / str(rank)
+    return int(path.read_text()) if path.exists() else 0
+
+
+def _await_end(workers: Sequence[BaseProcess], case: Case, folder: Path) -> None:
+    """Until the one is killed, and then the others, as Ray Train would end them.
+
+    It comes through where its save has fewer operations than the one that they were counted in: a worker looks at each
+    file that the other has begun to write by then.
+    """
+    assert case.operation is not None
+    one = workers[case.rank]
+    one.join()
+    assert one.exitcode == -signal.SIGKILL or (
+        one.exitcode == 0 and _operations(folder, case.rank) <= case.operation
+    ), f"{case}: exit code {one.exitcode} after {_operations(folder, case.rank)} operations"
     for worker in workers:
         worker.kill()
         worker.join()
