@@ -160,6 +160,10 @@ class Node:
                 process.kill()
         self.process.wait()
 
+    def pids(self) -> set[int]:
+        """Of all processes that run on it."""
+        return {process.pid for process in psutil.Process(self.process.pid).children(recursive=True)}
+
     def drain(self, head: Head, seconds: int) -> None:
         """Give notice that it will be taken away, as a cloud does of a spot node."""
         words = [f"--address={head.address}", f"--node-id={self.id}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]

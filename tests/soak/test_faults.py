@@ -24,7 +24,7 @@ import pairs
 import runs
 import servers
 from benchmarks.machine import keep
-from clusters import Head
+from clusters import Head, Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * 3600)]
 STEPS, INTERVAL = 2000, 50
@@ -42,8 +42,8 @@ SETTINGS: dict[str, Any] = {
 class Struck:
     """A run under way, its cluster, and what one can do to them."""
 
-    def __init__(self, head: Head, folder: Path, config: Path) -> None:
-        self.head, self.folder, self.config = head, folder, config
+    def __init__(self, head: Head, folder: Path, config: Path, nodes: list[Node]) -> None:
+        self.head, self.folder, self.config, self.nodes = head, folder, config, nodes
         self.run = folder / config.stem
         self.driver = runs.start(head, config)
 
@@ -77,6 +77,13 @@ class Struck:
 
     def hang(self) -> None:
         runs.train_workers()[1].send_signal(SIGSTOP)
+
+    def take_node(self) -> Node:
+        """A node that has a worker; nobody may have it a second time."""
+        workers = {worker.pid for worker in runs.train_workers()}
+        node = next(node for node in self.nodes if workers & node.pids())
+        self.nodes.remove(node)
+        return node
 
     def kill_controller(self) -> None:
         """The process of Ray Train's own that starts workers again; with it the job fails."""
@@ -114,13 +121,14 @@ def test_ten_faults_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
     with (
         clusters.start(tmp_path / "ray") as head,
-        clusters.join(head, tmp_path),
-        clusters.join(head, tmp_path) as lost,
-        clusters.join(head, tmp_path) as drained,
+        clusters.join(head, tmp_path) as one,
+        clusters.join(head, tmp_path) as two,
+        clusters.join(head, tmp_path) as three,
     ):
         whole = runs.write_config(tmp_path, shards, "whole", **SETTINGS)
         runs.finish(runs.start(head, whole))
-        struck = Struck(head, tmp_path, runs.write_config(tmp_path, shards, "struck", **SETTINGS))
+        config = runs.write_config(tmp_path, shards, "struck", **SETTINGS)
+        struck = Struck(head, tmp_path, config, [one, two, three])
         faults: dict[str, Callable[[], None]] = {
             "a worker killed": struck.kill_worker,
             "the driver killed, the job started again": struck.kill_driver,
@@ -134,8 +142,8 @@ def test_ten_faults_change_nothing(tmp_path: Path) -> None:
                 "COMMIT.json", lambda data: data[:-9]
             ),
             "Ray Train's controller killed, the job started again": struck.kill_controller,
-            "a node drained": lambda: drained.drain(head, 20),
-            "a node lost": lost.kill,
+            "a node drained": lambda: struck.take_node().drain(head, 20),
+            "a node lost": lambda: struck.take_node().kill(),
         }
         struck_at = {}
         for number, (name, strike) in enumerate(faults.items()):
@@ -150,6 +158,7 @@ def test_ten_faults_change_nothing(tmp_path: Path) -> None:
     same, found = (runs.metric(tmp_path, name, "batch_digest") for name in ("whole", "struck"))
     assert {step: same[step] for step in found} == found
     begun = [attempt["step"] for attempt in runs.attempts(tmp_path / "struck")]
+    assert len(begun) == 1 + len(faults)
     for step in same.keys() - found.keys():  # a driver that is killed takes along what it has not sent yet
         assert any(start - INTERVAL < step <= start for start in begun), step
     write_down(tmp_path, struck_at)
