@@ -155,14 +155,17 @@ class Node:
 
     def kill(self) -> None:
         """Have it gone from one moment to the next, with all that runs on it."""
-        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+        for process in [*self._running(), self.process]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
 
     def pids(self) -> set[int]:
         """Of all processes that run on it."""
-        return {process.pid for process in psutil.Process(self.process.pid).children(recursive=True)}
+        return {process.pid for process in self._running()}
+
+    def _running(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def drain(self, head: Head, seconds: int) -> None:
         """Give notice that it will be taken away, as a cloud does of a spot node."""
