@@ -14,6 +14,12 @@ from cliploom.errors import InputError
 from cliploom.settings.cluster import Ray
 
 
+# A node whose workers, tasks and actors that reserve CPUs, are more than its CPUs ends those that were without a task for
+# a second. A small machine that trains always has more: each stretch would be read by a process that starts for it
+# alone. `cluster/Dockerfile` says the same to the nodes of a cluster.
+SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000}
+
+
 @contextmanager
 def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
     """Be connected to Ray inside the block; a cluster started for it ends with it.
@@ -46,6 +52,7 @@ def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
                 include_dashboard=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _system_config=SYSTEM,
             )
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None

@@ -6,10 +6,19 @@ from typing import Any
 
 import ray
 
+from cliploom import cluster
 
-def start() -> None:
+
+def start(store_mib: int = 1024) -> None:
     """A cluster of this process's own, of two CPUs."""
-    ray.init(address="local", num_cpus=2, object_store_memory=1 << 30, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=store_mib << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        _system_config=cluster.SYSTEM,
+    )
 
 
 def start_with_idle(actors: int) -> list[Any]:

@@ -4,7 +4,8 @@ Two workers on the same cores, each side in a process tree of its own; the sides
 are shown, of ratios as well. The bare loop has its data in memory, and holds its memory as the platform's workers do
 (`allocator`) or, the plain one, as Python does by default; beside an idle Ray cluster with as many idle actors as Ray
 Train and Ray Data keep for a run, it is the bound of what can be had through them on these cores. The platform
-reads JPEGs, reports every step, and has one worker killed after its checkpoint.
+reads JPEGs, reports every step, and has one worker killed after its checkpoint; it is timed when what was read ahead at
+the start is used up, and reading goes on as fast as training.
 
     training.py [--output FILE]
 """
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", default="ViT-S-32")
     parser.add_argument("--batch", type=int, default=16, help="samples a step, of two workers")
     parser.add_argument("--rounds", type=int, default=3, help="times that the sides take turns")
-    parser.add_argument("--steps", type=int, default=12, help="that are timed in a round")
+    parser.add_argument("--steps", type=int, default=24, help="that are timed in a round")
     parser.add_argument("--saves", type=int, default=3, help="in a round")
     parser.add_argument("--stage", type=int, default=1, help="of ZeRO")
     parser.add_argument("--precisions", nargs="+", default=precisions())

@@ -31,12 +31,13 @@ from cliploom.training.run import Run, plan_run
 WORKERS = 2
 WARM_UP = 4  # steps that are not timed
 BESIDE = 2  # steps that are timed while a save is written
-MORE = 3  # steps after a restart
+STORE_MIB = 256  # of the platform's object store, so that reading is not far ahead
+AHEAD = 16  # steps that reading is ahead of training, at most: passed over at first, and yet to come at the end
 KEPT = 7  # actors that Ray Train (5) and Ray Data (2) keep for a run, besides its workers
 Request = dict[str, Any]
 
 
-def planned(request: Request, steps: int) -> Run:
+def planned(request: Request, steps: int, checkpoint: int = 1000) -> Run:
     """The run, on photo-like JPEGs resized at rest."""
     shards = Path(request["folder"], "shards")
     if not shards.exists():
@@ -55,7 +56,7 @@ def planned(request: Request, steps: int) -> Run:
         "train.precision": request["precision"],
         "train.zero_stage": request["stage"],
         "train.log_steps": 1,
-        "train.checkpoint_steps": WARM_UP + request["steps"],
+        "train.checkpoint_steps": checkpoint,
         "train.checkpoint_minutes": 1000,
     }
     return plan_run(configs.load(None, [f"{key}={value}" for key, value in settings.items()]))
@@ -100,13 +101,16 @@ def _bare(request: Request) -> dict[str, Any]:
 
 
 def platform(request: Request) -> dict[str, Any]:
-    """The job's way: Ray Data, Ray Train, DeepSpeed, with a worker killed after the checkpoint."""
+    """The job's way: Ray Data, Ray Train, DeepSpeed, timed when reading goes on as fast as training; with a worker
+    killed after the checkpoint."""
     import psutil
 
     from cliploom.training.trainer import fit
 
-    ray_alone.start()
-    run = planned(request, WARM_UP + request["steps"] + MORE)
+    ray_alone.start(STORE_MIB)
+    last = AHEAD + request["steps"]  # that is timed
+    run = planned(request, last + AHEAD, checkpoint=last)
+    stop = threading.Event()
     told: list[tuple[float, dict[str, Any]]] = []
     killed: list[float] = []
 
@@ -116,12 +120,14 @@ def platform(request: Request) -> dict[str, Any]:
             [worker, *_] = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p)]
             worker.kill()
             killed.append(time.perf_counter())
+        elif killed and row.get("step", 0) > last:
+            stop.set()
 
     began = time.perf_counter()
-    fit(run, report, threading.Event())
+    fit(run, report, stop)
     rows = [(at, row) for at, row in told if "loss" in row]
-    timed = [row for at, row in rows if WARM_UP < row["step"] <= WARM_UP + request["steps"] and at < killed[0]]
-    again = next(at for at, row in rows if at > killed[0] and row["step"] == WARM_UP + request["steps"] + 1)
+    timed = [row for _, row in rows if AHEAD < row["step"] <= last]
+    again = next(at for at, row in rows if at > killed[0] and row["step"] == last + 1)
     step = statistics.mean(request["batch"] / row["samples_per_second"] for row in timed)
     return {
         "step_seconds": step,

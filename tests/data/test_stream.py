@@ -4,6 +4,7 @@ they are taken."""
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pairs
+from cliploom.cluster import connect
 from cliploom.data import blocks, manifest, mixture, stream, vocabulary
 from cliploom.data.plan import WorkItem, work_items
 from cliploom.data.reader import Batch, Reader, Source
 from cliploom.data.shards import ShardWriter
 from cliploom.data.stream import Split, Stream, batches, stretches
 from cliploom.errors import InputError
+from cliploom.settings.cluster import Ray
 from cliploom.settings.data import Data
 
 SIZE = 32
@@ -84,11 +87,8 @@ def test_a_wrong_batch_stops_the_worker() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with connect(Ray(cpus=2, object_store_gb=0.2)):
+        yield
 
 
 def received(split: Split) -> Iterator[tuple[WorkItem, Batch]]:
@@ -163,6 +163,23 @@ def test_a_killed_task_is_read_again_and_brings_the_same(source: Source, monkeyp
             killed += any(kill_a_task() for _ in range(200))  # one begins when a batch is taken
         assert_same(batch, reader.read(item))
     assert killed == 2
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("cluster")
+def test_a_process_without_a_task_is_kept_for_the_next() -> None:
+    """As beside training, where more processes reserve CPUs than there are."""
+    import ray
+
+    class Actor:
+        def process(self) -> int:
+            return os.getpid()
+
+    actors = [ray.remote(num_cpus=0.75)(Actor).remote() for _ in range(2)]
+    ray.get([actor.process.remote() for actor in actors])
+    process = psutil.Process(ray.get(ray.remote(num_cpus=0.5)(lambda: os.getpid()).remote()))
+    with pytest.raises(psutil.TimeoutExpired):
+        process.wait(3)
 
 
 def kill_a_task() -> bool:

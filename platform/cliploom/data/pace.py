@@ -11,12 +11,22 @@ from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-_SECONDS = 0.02  # a round handles all tasks that have finished since the last, so the delay costs no throughput
+_SHORTEST = 0.02  # seconds of rest; a round handles all tasks that have finished since, so it costs no throughput
+_LONGEST = 0.2  # while nothing comes of the rounds; what is ready lasts longer
+_WAITED = 0.05  # seconds of a round that waited for a task; it needs no rest
 
 
 class Pace(ExecutionCallback):
-    """Rests after each round of the loop."""
+    """Rests after each round of the loop, the longer the longer nothing comes of them."""
+
+    def __init__(self) -> None:
+        self._moved, self._rest, self._began = -1, _SHORTEST, time.monotonic()
 
     def on_execution_step(self, executor: Any) -> None:
         """Rest."""
-        time.sleep(_SECONDS)
+        metrics = [operator.metrics for operator in executor._topology]
+        moved = sum(each.num_tasks_submitted + each.num_tasks_finished + each.num_outputs_taken for each in metrics)
+        busy = moved != self._moved or time.monotonic() - self._began > _WAITED
+        self._moved, self._rest = moved, _SHORTEST if busy else min(2 * self._rest, _LONGEST)
+        time.sleep(self._rest)
+        self._began = time.monotonic()
