@@ -114,7 +114,7 @@ def _train(run: Any, tracker: Any, stop: Any) -> bool:
         checks = checks_of(run, tracker.log, progress.say)
         if slow := peak.warning(run.config.train):
             progress.say(f"warning: {slow}")
-        watch = Watch(run, tracker.log, tracker.keep, progress, checks or (lambda step: None))
+        watch = Watch(run, tracker, progress, checks or (lambda step: None))
         try:
             done = fit(run, watch, stop)
         except GaveUpError as error:

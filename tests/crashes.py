@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -54,10 +54,10 @@ def tensors(step: int, rank: int) -> dict[str, torch.Tensor]:
     return {f"weight/a@{40 * rank}": torch.full((40,), float(step)), f"exp_avg/{rank}@0": torch.arange(3.0)}
 
 
-def save(run: str, attempt: Attempt, step: int) -> str:
+def save(run: str, attempt: Attempt, step: int, **others: Any) -> str:
     """A checkpoint of both workers, by this process."""
     parts = [checkpoint.write_part(run, attempt, step, rank, tensors(step, rank)) for rank in range(WORLD)]
-    return checkpoint.commit(run, attempt, progress(step), parts)
+    return checkpoint.commit(run, attempt, replace(progress(step), **others), parts)
 
 
 def history(run: str) -> Attempt:

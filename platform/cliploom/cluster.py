@@ -13,10 +13,9 @@ from cliploom import pools
 from cliploom.errors import InputError
 from cliploom.settings.cluster import Ray
 
-
-# A node whose workers, tasks and actors that reserve CPUs, are more than its CPUs ends those that were without a task for
-# a second. A small machine that trains always has more: each stretch would be read by a process that starts for it
-# alone. `cluster/Dockerfile` says the same to the nodes of a cluster.
+# Where more processes have reserved CPUs than there are CPUs, Ray ends those that were without a task for a second. A
+# small machine that trains is always like that: each stretch would be read by a process that starts for it alone.
+# `cluster/Dockerfile` says the same to the nodes of a cluster.
 SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000}
 
 

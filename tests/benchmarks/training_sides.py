@@ -2,7 +2,7 @@
 
     python training_sides.py REQUEST    # a line of JSON; the answer is one
 
-Requests: {"what": "plain" | "bare" | "beside" | "platform" | "save", "folder", "model", "batch", "precision",
+Requests: {"what": "plain" | "bare" | "within" | "platform" | "save", "folder", "model", "batch", "precision",
 "stage", "steps", "saves"}.
 """
 
@@ -24,16 +24,15 @@ import photos
 import processes
 from cliploom import config as configs
 from cliploom.data.plan import WorkItem
-from cliploom.data.reader import Batch, Reader
+from cliploom.data.reader import Batch, reader
 from cliploom.objectives import Ranks
 from cliploom.training.run import Run, plan_run
 
 WORKERS = 2
 WARM_UP = 4  # steps that are not timed
 BESIDE = 2  # steps that are timed while a save is written
-STORE_MIB = 256  # of the platform's object store, so that reading is not far ahead
-AHEAD = 16  # steps that reading is ahead of training, at most: passed over at first, and yet to come at the end
-KEPT = 7  # actors that Ray Train (5) and Ray Data (2) keep for a run, besides its workers
+AHEAD = 70  # steps that reading is ahead of training, at most: passed over at first, and yet to come at the end
+READ = 16  # micro-batches whose reading is timed
 Request = dict[str, Any]
 
 
@@ -55,7 +54,6 @@ def planned(request: Request, steps: int, checkpoint: int = 1000) -> Run:
         "train.samples": steps * request["batch"],
         "train.precision": request["precision"],
         "train.zero_stage": request["stage"],
-        "train.log_steps": 1,
         "train.checkpoint_steps": checkpoint,
         "train.checkpoint_minutes": 1000,
     }
@@ -67,12 +65,32 @@ def bare(request: Request) -> dict[str, Any]:
     return dict(max(processes.run(WORKERS, _bare, request), key=lambda found: float(found["step_seconds"])))
 
 
-def beside(request: Request) -> dict[str, Any]:
-    """As `bare`, on cores that an idle Ray cluster shares: what is left for any training through Ray Train."""
-    idle = ray_alone.start_with_idle(KEPT)
-    found = bare(request)
-    del idle
-    return found
+def within(request: Request) -> dict[str, Any]:
+    """As `bare`, in the workers of Ray Train: what is left, reading apart, for any training through Ray."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cliploom import allocator
+
+    def work() -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        rank = ray.train.get_context().get_world_rank()
+        Path(request["folder"], f"within-{rank}").write_text(json.dumps(_bare(request)))
+
+    ray_alone.start()
+    TorchTrainer(
+        work,
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.75}),
+        run_config=ray.train.RunConfig(
+            storage_path=request["folder"],
+            worker_runtime_env=allocator.RUNTIME_ENV,  # type: ignore[call-arg]
+        ),
+    ).fit()
+    answers = [json.loads(Path(request["folder"], f"within-{rank}").read_text()) for rank in range(WORKERS)]
+    return dict(max(answers, key=lambda found: float(found["step_seconds"])))
 
 
 def _bare(request: Request) -> dict[str, Any]:
@@ -87,17 +105,19 @@ def _bare(request: Request) -> dict[str, Any]:
     run = planned(request, WARM_UP + request["steps"])
     engine = Engine(build(run, None), run.config.train)
     ranks = Ranks([request["batch"] // WORKERS] * WORKERS, dist.get_rank())
-    batches = [
-        MicroBatch(torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens)) for _, batch in _in_memory(run, 4)
-    ]
+    _in_memory(run, 1)  # what is loaded once is loaded
+    began = time.process_time()
+    read = [batch for _, batch in _in_memory(run, READ)]
+    reading = (time.process_time() - began) / sum(len(batch.pixels) for batch in read)
+    batches = [MicroBatch(torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens)) for batch in read]
     seconds = []
     for number in range(WARM_UP + request["steps"]):
         began = time.perf_counter()
         loss = objectives.objective("contrastive").loss
-        float(loss_and_gradients(engine, [batches[number % 4]], ranks, 1, loss, lambda _: True).loss)
+        float(loss_and_gradients(engine, [batches[number % READ]], ranks, 1, loss, lambda _: True).loss)
         engine.step(1e-4)
         seconds.append(time.perf_counter() - began)
-    return {"step_seconds": statistics.mean(seconds[WARM_UP:])}
+    return {"step_seconds": statistics.mean(seconds[WARM_UP:]), "read_milliseconds": 1000 * reading}
 
 
 def platform(request: Request) -> dict[str, Any]:
@@ -107,7 +127,7 @@ def platform(request: Request) -> dict[str, Any]:
 
     from cliploom.training.trainer import fit
 
-    ray_alone.start(STORE_MIB)
+    ray_alone.start()
     last = AHEAD + request["steps"]  # that is timed
     run = planned(request, last + AHEAD, checkpoint=last)
     stop = threading.Event()
@@ -194,9 +214,9 @@ def _in_memory(run: Run, steps: int) -> list[tuple[WorkItem, Batch]]:
     """This worker's items of the first steps, with their batches."""
     import torch.distributed as dist
 
-    reader = Reader(run.stream.source)
+    read = reader(run.stream.source).read
     items = run.stream.split(0, WORKERS)[dist.get_rank()].items()
-    return [(item, reader.read(item)) for item in itertools.islice(items, steps)]
+    return [(item, read(item)) for item in itertools.islice(items, steps)]
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -207,5 +227,5 @@ def _timed(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    sides = {"plain": bare, "bare": bare, "beside": beside, "platform": platform, "save": save}
+    sides = {"plain": bare, "bare": bare, "within": within, "platform": platform, "save": save}
     print(json.dumps(sides[asked["what"]](asked)))

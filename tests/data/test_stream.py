@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -175,7 +176,7 @@ def test_a_process_without_a_task_is_kept_for_the_next() -> None:
         def process(self) -> int:
             return os.getpid()
 
-    actors = [ray.remote(num_cpus=0.75)(Actor).remote() for _ in range(2)]
+    actors: list[Any] = [ray.remote(num_cpus=0.75)(Actor).remote() for _ in range(2)]
     ray.get([actor.process.remote() for actor in actors])
     process = psutil.Process(ray.get(ray.remote(num_cpus=0.5)(lambda: os.getpid()).remote()))
     with pytest.raises(psutil.TimeoutExpired):

@@ -35,7 +35,7 @@ def test_one_fault_after_another_changes_nothing(
 ) -> None:
     """A worker is killed, then the driver; submitted again, the run gets SIGTERM; then a checkpoint is damaged."""
     run = tmp_path / "struck"
-    config = runs.write_config(tmp_path, shards, "struck", keep_checkpoints=3)
+    config = runs.write_config(tmp_path, shards, "struck", keep_checkpoints=100)
     driver = start(config)
     runs.wait_for_checkpoint(driver, run, 5)
     runs.train_workers()[0].kill()
@@ -55,8 +55,7 @@ def test_one_fault_after_another_changes_nothing(
     assert len(begun) == 4
     assert 5 <= begun[1]["step"] <= begun[2]["step"] <= begun[3]["step"] < before
     whole = metric(uninterrupted, "whole", "loss")
-    for step, found in metric(tmp_path, "struck", "loss").items():
-        assert found == whole[step], f"step {step}"
+    assert metric(tmp_path, "struck", "loss") == whole  # what the killed driver had not sent is there as well
     same_weights(tmp_path, "struck", uninterrupted)
 
 

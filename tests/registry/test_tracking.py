@@ -40,6 +40,8 @@ def test_metrics_arrive_at_their_steps(uri: str, tracker: Tracker) -> None:
     for step in range(2500):  # more than two requests' worth
         tracker.log({"loss": 1 / (step + 1), "recall@5": step / 2500}, step)
     tracker.finish()
+    assert tracker.steps("loss") == set(range(2500))
+    assert tracker.steps("accuracy") == set()
     assert history(uri, tracker.run_id, "loss") == [(step, 1 / (step + 1)) for step in range(2500)]
     assert len(history(uri, tracker.run_id, "recall_at_5")) == 2500
     assert store.client(uri).get_run(tracker.run_id).info.status == "FINISHED"

@@ -158,12 +158,9 @@ def test_ten_faults_change_nothing(tmp_path: Path) -> None:
     for key, weight in runs.weights(tmp_path, "struck").items():
         assert torch.equal(weight, expected[key]), key
     same, found = (runs.metric(tmp_path, name, "batch_digest") for name in ("whole", "struck"))
-    assert {step: same[step] for step in found} == found
+    assert found == same
     attempts = runs.attempts(tmp_path / "struck")
     assert len(attempts) == 1 + len(faults)
-    begun = [attempt["step"] for attempt in attempts if not attempt["reason"]]  # by another driver
-    for step in same.keys() - found.keys():  # a driver that is killed takes along what it has not sent yet
-        assert any(start - INTERVAL < step <= start for start in begun), step
     write_down(tmp_path, list(faults))
 
 

@@ -122,6 +122,15 @@ def test_old_ones_go_and_whole_ones_are_counted(run: str) -> None:
     assert [found.progress.step for found in checkpoint.committed(run)] == [30]
 
 
+def test_rows_of_metrics_are_those_up_to_a_step(run: str) -> None:
+    attempt, _ = checkpoint.begin(run)
+    for step in (10, 20, 30):
+        save(run, attempt, step, rows=[{"step": step - 5, "loss": 0.5}, {"step": step, "loss": float("nan")}])
+    checkpoint.remove_old(run, keep=2)
+    assert [row["step"] for row in checkpoint.rows(run, 20)] == [15, 20]
+    assert [row["step"] for row in checkpoint.rows(run, 30)] == [15, 20, 25, 30]
+
+
 def test_the_best_stays_however_old(run: str) -> None:
     attempt, _ = checkpoint.begin(run)
     assert checkpoint.best(run) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pairs
 import processes
 from cliploom import config as configs
 from cliploom.models.flops import forward_flops
+from cliploom.progress import Progress
 from cliploom.settings.training import Train
 from cliploom.training import meter, peak
 from cliploom.training.meter import Meter
 from cliploom.training.profiling import Profile
 from cliploom.training.run import Run, plan_run
-from cliploom.training.watch import line
+from cliploom.training.watch import Watch, line
 
 ROW = {
     "loss": 1.23456,
@@ -39,6 +41,35 @@ def test_the_line_says_what_one_looks_for() -> None:
     slow = {**ROW, "samples_per_second": 1.25}
     del slow["mfu"]
     assert line(slow) == "loss 1.235  1.2 samples/s  data wait 20 %  81,920 samples"
+
+
+class Kept:
+    """A tracker that has steps 1 and 2 of a killed job."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, Mapping[str, float]]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.found.append((step, metrics))
+
+    def keep(self, uri: str, folder: str) -> None:
+        raise AssertionError(uri)
+
+    def steps(self, name: str) -> set[int]:
+        return {1, 2} if name == "loss" else set()
+
+
+def test_what_a_killed_job_had_not_sent_is_kept_once(tmp_path: Path) -> None:
+    run, tracker = planned(tmp_path), Kept()
+    with Progress("step", run.steps) as progress:
+        watch = Watch(run, tracker, progress)
+        for step in (1, 2, 3):
+            watch({"before": {**ROW, "step": step, "attempt": 1}})
+    [(step, metrics)] = tracker.found
+    assert step == 3
+    assert metrics["loss"] == ROW["loss"]
+    assert "goodput" not in metrics  # of the time before the kill, which is not known
+    assert watch.finish() == ""
 
 
 def planned(folder: Path, *settings: str) -> Run:

@@ -113,6 +113,11 @@ class Tracker:
             self._thread.start()
         self._buffer.put([Metric(metric_name(name), float(value), now, step) for name, value in metrics.items()])
 
+    def steps(self, name: str) -> set[int]:
+        """The steps of which the run has the metric `name`, those still in the buffer apart."""
+        history = self._client.get_metric_history(self.run_id, metric_name(name))
+        return {metric.step for metric in history}
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep the file `path`, or all files in it, with the run, below `folder`."""
         if path.is_dir():

@@ -51,6 +51,7 @@ class Progress:
     skipped: list[dict[str, Any]] = field(default_factory=list)  # {step, cause, positions} without effect
     bad_visits: int = 0  # visits at which another sample stood in for an unreadable one
     faults: list[dict[str, str]] = field(default_factory=list)  # those samples, each once
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics, reported since the checkpoint before
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,12 @@ def committed(run: str) -> list[Checkpoint]:
         )
     ]
     return sorted(found, key=lambda c: (c.progress.step, c.attempt), reverse=True)
+
+
+def rows(run: str, step: int) -> list[dict[str, Any]]:
+    """The rows of metrics up to `step` that the checkpoints of a run still have, in order."""
+    found = (row for checkpoint in reversed(committed(run)) for row in checkpoint.progress.rows)
+    return [row for row in found if row["step"] <= step]
 
 
 def remove_old(run: str, keep: int) -> None:

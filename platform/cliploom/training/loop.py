@@ -100,6 +100,7 @@ class Loop:
             run.folder, attempt, run.config.train.keep_checkpoints, lambda step: report({"checkpoint": step})
         )
         self.saved_at = time.monotonic()
+        self.rows: list[dict[str, Any]] = []  # reported since the last checkpoint
         self.agreed = Agreed(faults=0, save=False, stop=False, digest=0)
 
     def train(self, batches: Iterator[tuple[WorkItem, Batch]]) -> bool:
@@ -249,8 +250,10 @@ class Loop:
             skipped=self.skips.known.copy(),
             bad_visits=self.bad_visits,
             faults=self._gather_faults(),
+            rows=self.rows,
         )
         self.saver.save(progress, self.engine.snapshot())
+        self.rows = []
         self.saved_at = time.monotonic()
 
     def export(self) -> None:
@@ -262,18 +265,18 @@ class Loop:
 
     def _tell(self, metrics: dict[str, float]) -> None:
         if self.rank == 0:
-            self.report(
-                metrics
-                | self.stalls.metrics()
-                | {
-                    "attempt": self.attempt.number,
-                    "step": self.step,
-                    "samples": self.step * self.run.stream.global_batch_size,
-                    "bad_visits": self.bad_visits,
-                    "skipped_steps": len(self.skips.known),
-                    "batch_digest": self.agreed.digest,
-                }
-            )
+            row = {
+                **metrics,
+                **self.stalls.metrics(),
+                "attempt": self.attempt.number,
+                "step": self.step,
+                "samples": self.step * self.run.stream.global_batch_size,
+                "bad_visits": self.bad_visits,
+                "skipped_steps": len(self.skips.known),
+                "batch_digest": self.agreed.digest,
+            }
+            self.rows.append(row)
+            self.report(row)
 
 
 def write_weights(run: Run, weights: dict[str, Tensor], folder: Path) -> None:

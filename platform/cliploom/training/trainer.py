@@ -28,7 +28,7 @@ from cliploom.training.run import Run, is_complete, workers_range
 from cliploom.training.saver import SaveError
 from cliploom.training.watchdog import Watchdog
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 # Ray Train takes a node that is draining, or is just gone, for room; it looks again when it has waited so long.
 _ROOM_SECONDS = "15"
 Report = Callable[[dict[str, Any]], None]
@@ -101,6 +101,9 @@ class Worker:
             attempt, found = checkpoint.begin(self.run.folder, len(places), reason)
             if reason:
                 self._report({"restart": reason, "step": attempt.step, "workers": len(places)})
+            else:
+                for row in checkpoint.rows(self.run.folder, attempt.step):
+                    self._report({"before": row})
             begun = [(attempt, found)]
         dist.broadcast_object_list(begun)
         attempt, found = begun[0]
@@ -168,7 +171,8 @@ def fit(run: Run, report: Report, stop: threading.Event) -> bool:
         run: what to train.
         report: gets the rows that workers report, in this process: metrics by name with `step` and `samples`, or
             `checkpoint` with a committed step, `bad` with counts by cause and `step`, `artifact` with a file's URI,
-            `system` with metrics of a `node`, or `restart` with a reason, and `step` and `workers` from then on.
+            `system` with metrics of a `node`, `restart` with a reason, and `step` and `workers` from then on, or
+            `before` with metrics that a job before may have taken along when it was killed.
         stop: when it is set, the workers end their step and save a checkpoint, from which the run goes on when it is
             fitted again.
 

@@ -19,10 +19,17 @@ _STALL_SECONDS = 600.0  # between two lines on what was waited for
 _NOT_LOGGED = {"step", "steps", "attempt", "productive_seconds"}  # told by the step, or by totals
 
 
-class Log(Protocol):
-    """Where metrics are kept, by step; a tracker's `log`."""
+class Tracker(Protocol):
+    """Where metrics and files are kept."""
 
-    def __call__(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep metrics, by step."""
+
+    def keep(self, uri: str, folder: str) -> None:
+        """Keep a copy of a file below a folder."""
+
+    def steps(self, name: str) -> set[int]:
+        """The steps of which it has a metric."""
 
 
 class Watch:
@@ -30,8 +37,7 @@ class Watch:
 
     Args:
         run: which trains.
-        log: keeps metrics.
-        keep: keeps the file that a URI names below a folder; a tracker's `keep`.
+        tracker: keeps metrics and files.
         progress: shows how far the run is.
         committed: is told of the step of each whole checkpoint.
     """
@@ -39,12 +45,12 @@ class Watch:
     def __init__(
         self,
         run: Run,
-        log: Log,
-        keep: Callable[[str, str], None],
+        tracker: Tracker,
         progress: Progress,
         committed: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self._log, self._keep, self._progress, self._committed = log, keep, progress, committed
+        self._tracker, self._progress, self._committed = tracker, progress, committed
+        self._tracked = tracker.steps("loss")
         self._goodput = Goodput(run.folder)
         self._exporter = Exporter(str(run.config.run.name))
         self._last: dict[str, Any] = {}
@@ -57,14 +63,16 @@ class Watch:
             self._committed(row["checkpoint"])
         elif "restart" in row:
             self._progress.say(f"restart from step {row['step']}, workers {row['workers']}: {row['restart']}")
+        elif "before" in row:
+            self._fill_in(row["before"])
         elif "artifact" in row:
-            self._keep(row["artifact"], "profile")
+            self._tracker.keep(row["artifact"], "profile")
         elif "bad" in row:
             named = {f"bad/{cause.replace(' ', '_')}": count for cause, count in row["bad"].items()}
-            self._log(named, row["step"])
+            self._tracker.log(named, row["step"])
         elif "system" in row:
             named = {f"system/{row['node']}/{name}": value for name, value in row["system"].items()}
-            self._log(named, self._last.get("step", 0))
+            self._tracker.log(named, self._last.get("step", 0))
         else:
             self._show(row)
 
@@ -72,11 +80,19 @@ class Watch:
         self._last = row
         self._goodput.add(row)
         totals = self._goodput.metrics()
-        self._log({name: value for name, value in (row | totals).items() if name not in _NOT_LOGGED}, row["step"])
+        self._track(row | totals)
         self._exporter.set(row | totals | {"samples_total": row["samples"]})
         self._progress.update(row["step"], line(row))
         if time.monotonic() - self._said >= _STALL_SECONDS:
             self._say_stalls(row)
+
+    def _fill_in(self, row: dict[str, Any]) -> None:
+        """Keep what a job before reported, and was killed before it had sent it."""
+        if row["step"] not in self._tracked:
+            self._track(row)
+
+    def _track(self, row: Mapping[str, Any]) -> None:
+        self._tracker.log({name: value for name, value in row.items() if name not in _NOT_LOGGED}, row["step"])
 
     def _say_stalls(self, row: dict[str, Any]) -> None:
         before = self._stalled if self._stalled.get("attempt") == row["attempt"] else {}
