@@ -52,7 +52,10 @@ def s3_environment(endpoint: str, secret: str = SECRET_KEY) -> dict[str, str]:
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[str]:
-    """An S3 server that checks signatures, keeping its data in `folder`; gives its endpoint."""
+    """An S3 server that checks signatures, keeping its data in `folder`; gives its endpoint.
+
+    Each bucket takes a volume, and there are as many volumes as the free disk has room for: hence they are small.
+    """
     names = (
         "s3",
         "s3.port.grpc",
@@ -79,7 +82,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         f"-logdir={folder}",
         *("server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-filer", "-s3"),
         *(f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", *options),
-        *("-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024"),
+        *("-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=128"),
         *("-master.electionTimeout=1s", "-master.telemetry=false", "-iam=false"),
     ]
     settings = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "384MiB"}
