@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-_SHORTEST = 0.02  # seconds of rest; a round handles all tasks that have finished since, so it costs no throughput
+_SHORTEST = 0.002  # seconds of rest, while tasks begin and end: a CPU waits for the round that gives it the next one
 _LONGEST = 0.2  # while nothing comes of the rounds; what is ready lasts longer
 _WAITED = 0.05  # seconds of a round that waited for a task; it needs no rest
 
