@@ -3,9 +3,9 @@
 Two workers on the same cores, each side in a process tree of its own; the sides take turns, and medians of the rounds
 are shown, of ratios as well. The bare loop has its data in memory, and holds its memory as the platform's workers do
 (`allocator`) or, the plain one, as Python does by default. In the workers of Ray Train, and with the time that reading
-its samples takes of the same cores, it is the bound of what can be had through Ray here. The platform
-reads JPEGs, reports every step, and has one worker killed after its checkpoint; it is timed when what was read ahead at
-the start is used up, and reading goes on as fast as training.
+its samples takes of the same cores, it is the bound of what can be had through Ray here. The platform reads JPEGs,
+reports as often as it does by default, and has one worker killed after its checkpoint; it is timed when what was read
+ahead at the start is used up, and reading goes on as fast as training.
 
     training.py [--output FILE]
 """

@@ -62,7 +62,7 @@ def planned(request: Request, steps: int, checkpoint: int = 1000) -> Run:
 
 def bare(request: Request) -> dict[str, Any]:
     """Seconds a step without Ray, the loop, reports or checkpoints, its data in memory."""
-    return dict(max(processes.run(WORKERS, _bare, request), key=lambda found: float(found["step_seconds"])))
+    return _slowest(processes.run(WORKERS, _bare, request))
 
 
 def within(request: Request) -> dict[str, Any]:
@@ -89,8 +89,12 @@ def within(request: Request) -> dict[str, Any]:
             worker_runtime_env=allocator.RUNTIME_ENV,  # type: ignore[call-arg]
         ),
     ).fit()
-    answers = [json.loads(Path(request["folder"], f"within-{rank}").read_text()) for rank in range(WORKERS)]
-    return dict(max(answers, key=lambda found: float(found["step_seconds"])))
+    return _slowest([json.loads(Path(request["folder"], f"within-{rank}").read_text()) for rank in range(WORKERS)])
+
+
+def _slowest(answers: list[dict[str, float]]) -> dict[str, float]:
+    """Of the workers'."""
+    return max(answers, key=lambda found: found["step_seconds"])
 
 
 def _bare(request: Request) -> dict[str, Any]:

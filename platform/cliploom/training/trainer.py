@@ -101,7 +101,7 @@ class Worker:
             attempt, found = checkpoint.begin(self.run.folder, len(places), reason)
             if reason:
                 self._report({"restart": reason, "step": attempt.step, "workers": len(places)})
-            else:
+            elif found:
                 for row in checkpoint.rows(self.run.folder, attempt.step):
                     self._report({"before": row})
             begun = [(attempt, found)]
