@@ -109,6 +109,7 @@ def _start(
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_idle_worker_killing_time_threshold_ms": "600000",
+        "RAY_free_objects_period_milliseconds": "100",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` in a job is this one
     }
     options = {

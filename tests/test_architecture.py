@@ -32,7 +32,7 @@ ONLY_IN = {
     "ray": {
         "cluster.py",
         "pools.py",
-        "data/pace.py",
+        "data/executor.py",
         "data/runner.py",
         "data/stream.py",
         "training/trainer.py",

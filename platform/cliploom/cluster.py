@@ -15,8 +15,9 @@ from cliploom.settings.cluster import Ray
 
 # Where more processes have reserved CPUs than there are CPUs, Ray ends those that were without a task for a second. A
 # small machine that trains is always like that: each stretch would be read by a process that starts for it alone.
+# And what was done with stays in the object store for a second, which is as much again as the stream needs.
 # `cluster/Dockerfile` says the same to the nodes of a cluster.
-SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000}
+_SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000, "free_objects_period_milliseconds": 100}
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
                 include_dashboard=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _system_config=SYSTEM,
+                _system_config=_SYSTEM,
             )
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None

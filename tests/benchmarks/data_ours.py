@@ -2,9 +2,9 @@
 
     python data_ours.py REQUEST    # a line of JSON; the answer is one
 
-Request: {"what": "stream" | "kernel" | "kernel beside Ray", "manifest", "image_size", "batch", "warm_up", "batches"}:
-the stream through Ray Data into two workers that count, or the same batches read by two plain processes, alone or
-beside a Ray cluster that does nothing; batches of each worker that are passed over, and those that are timed.
+Request: {"what": "stream" | "tasks" | "kernel", "manifest", "image_size", "batch", "warm_up", "batches"}: the stream
+through Ray Data into two workers that count; the same stretches read by Ray's tasks, without Ray Data; or the batches
+read by two plain processes. Batches of each worker that are passed over, and those that are timed.
 """
 
 from __future__ import annotations
@@ -12,37 +12,73 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import ray_alone
 from data_peer import timed
 from memory import Memory
 
-from cliploom.data import mixture, vocabulary
-from cliploom.data.reader import Reader, Source
-from cliploom.data.stream import Split, Stream, batches
+from cliploom.cluster import connect
+from cliploom.data import blocks, mixture, vocabulary
+from cliploom.data.plan import WorkItem
+from cliploom.data.reader import Batch, Reader, Source, reader
+from cliploom.data.stream import Split, Stream, batches, stretches
+from cliploom.settings.cluster import Ray
 from cliploom.settings.data import Data
 
 WORKERS = 2
-CPUS_PER_TASK = 0.5  # so that three run beside workers of 0.25: two compute while one waits for Ray
+CPUS_PER_TASK = 1.0  # beside workers that count, which reserve none
+STRETCH = 768  # samples; the stream's are of that size too
 PREFETCH = 2
+MEMORY = blocks.Memory()  # each process has its own
 STEPS = 1_000_000  # a long run, of which the first batches are measured
 
 
 def stream(request: dict[str, Any]) -> float:
     """Samples a second through Ray Data, over all workers."""
+    return _in_step(request, partial(batches, prefetch=PREFETCH))
+
+
+def tasks(request: dict[str, Any]) -> float:
+    """Samples a second through Ray's tasks and its object store alone: what is left for any stream through them."""
+    return _in_step(request, _from_tasks)
+
+
+def _from_tasks(split: Split) -> Iterator[tuple[WorkItem, Batch]]:
     import ray
 
-    ray_alone.start()
-    splits = _stream(request).split(0, WORKERS)
-    counter = ray.remote(num_cpus=0.25)(_count)
-    rates = ray.get([counter.remote(split, request["warm_up"], request["batches"]) for split in splits])
-    return float(sum(rates))
+    read = ray.remote(num_cpus=CPUS_PER_TASK)(_read_stretch)
+    waiting: deque[Any] = deque()
+    for stretch in stretches(split.items(), STRETCH):
+        waiting.append(read.remote(split.stream.source, stretch))
+        if len(waiting) > 2:
+            yield from blocks.batches(ray.get(waiting.popleft()), split.stream.source.image_size)
 
 
-def _count(split: Split, warm_up: int, count: int) -> float:
-    return timed((len(batch.pixels) for _, batch in batches(split, PREFETCH)), warm_up, count)
+def _read_stretch(source: Source, stretch: list[WorkItem]) -> Any:
+    return blocks.read(reader(source), stretch, MEMORY)
+
+
+def _in_step(request: dict[str, Any], received: Callable[[Split], Iterator[tuple[WorkItem, Batch]]]) -> float:
+    import ray
+
+    with connect(Ray(cpus=2, object_store_gb=3)):
+        splits = _stream(request).split(0, WORKERS)
+        workers: list[Any] = [ray.remote(num_cpus=0)(_Worker).remote(received, split) for split in splits]
+        steps = iter(lambda: sum(ray.get([worker.step.remote() for worker in workers])), None)
+        return timed(steps, request["warm_up"], request["batches"])
+
+
+class _Worker:
+    """Takes a batch a step, all workers together, as in training."""
+
+    def __init__(self, received: Callable[[Split], Iterator[tuple[WorkItem, Batch]]], split: Split) -> None:
+        self._batches = received(split)
+
+    def step(self) -> int:
+        return len(next(self._batches)[1].pixels)
 
 
 def kernel(request: dict[str, Any]) -> float:
@@ -52,28 +88,22 @@ def kernel(request: dict[str, Any]) -> float:
     answers = processes.Queue()
     splits = _stream(request).split(0, WORKERS)
     readers = [processes.Process(target=_read, args=(split, request, together, answers)) for split in splits]
-    for reader in readers:
-        reader.start()
+    for each in readers:
+        each.start()
     rates = [answers.get() for _ in readers]
-    for reader in readers:
-        reader.join()
+    for each in readers:
+        each.join()
     return float(sum(rates))
 
 
-def kernel_beside_ray(request: dict[str, Any]) -> float:
-    """As `kernel`, on cores that a Ray cluster without work shares: what is left for any stream through Ray."""
-    ray_alone.start()
-    return kernel(request)
-
-
 def _read(split: Split, request: dict[str, Any], together: Any, answers: Any) -> None:
-    reader = Reader(split.stream.source)
+    kernel = Reader(split.stream.source)
 
     def sizes() -> Iterator[int]:
         for number, item in enumerate(split.items()):
             if number == request["warm_up"]:
                 together.wait()
-            yield len(reader.read(item).pixels)
+            yield len(kernel.read(item).pixels)
 
     answers.put(timed(sizes(), request["warm_up"], request["batches"]))
 
@@ -88,5 +118,5 @@ def _stream(request: dict[str, Any]) -> Stream:
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     with Memory() as memory:
-        rate = {"stream": stream, "kernel": kernel, "kernel beside Ray": kernel_beside_ray}[asked["what"]](asked)
+        rate = {"stream": stream, "tasks": tasks, "kernel": kernel}[asked["what"]](asked)
     print(json.dumps({"samples_a_second": rate, "pss_mib": memory.peak / 2**20}))

@@ -18,19 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray_alone
-
 import photos
 import processes
 from cliploom import config as configs
+from cliploom.cluster import connect
 from cliploom.data.plan import WorkItem
 from cliploom.data.reader import Batch, reader
 from cliploom.objectives import Ranks
+from cliploom.settings.cluster import Ray
 from cliploom.training.run import Run, plan_run
 
 WORKERS = 2
 WARM_UP = 4  # steps that are not timed
 BESIDE = 2  # steps that are timed while a save is written
+CLUSTER = Ray(cpus=2, object_store_gb=0.4)
 AHEAD = 70  # steps that reading is ahead of training, at most: passed over at first, and yet to come at the end
 READ = 16  # micro-batches whose reading is timed
 Request = dict[str, Any]
@@ -79,16 +80,16 @@ def within(request: Request) -> dict[str, Any]:
         rank = ray.train.get_context().get_world_rank()
         Path(request["folder"], f"within-{rank}").write_text(json.dumps(_bare(request)))
 
-    ray_alone.start()
-    TorchTrainer(
-        work,
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.75}),
-        run_config=ray.train.RunConfig(
-            storage_path=request["folder"],
-            worker_runtime_env=allocator.RUNTIME_ENV,  # type: ignore[call-arg]
-        ),
-    ).fit()
+    with connect(CLUSTER):
+        TorchTrainer(
+            work,
+            torch_config=TorchConfig(backend="gloo"),
+            scaling_config=ray.train.ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.75}),
+            run_config=ray.train.RunConfig(
+                storage_path=request["folder"],
+                worker_runtime_env=allocator.RUNTIME_ENV,  # type: ignore[call-arg]
+            ),
+        ).fit()
     return _slowest([json.loads(Path(request["folder"], f"within-{rank}").read_text()) for rank in range(WORKERS)])
 
 
@@ -131,7 +132,6 @@ def platform(request: Request) -> dict[str, Any]:
 
     from cliploom.training.trainer import fit
 
-    ray_alone.start()
     last = AHEAD + request["steps"]  # that is timed
     run = planned(request, last + AHEAD, checkpoint=last)
     stop = threading.Event()
@@ -147,8 +147,9 @@ def platform(request: Request) -> dict[str, Any]:
         elif killed and row.get("step", 0) > last:
             stop.set()
 
-    began = time.perf_counter()
-    fit(run, report, stop)
+    with connect(CLUSTER):
+        began = time.perf_counter()
+        fit(run, report, stop)
     rows = [(at, row) for at, row in told if "loss" in row]
     timed = [row for _, row in rows if AHEAD < row["step"] <= last]
     again = next(at for at, row in rows if at > killed[0] and row["step"] == last + 1)

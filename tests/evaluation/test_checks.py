@@ -71,8 +71,8 @@ def test_a_suite_without_zero_shot_tasks_is_refused(run: Run, tmp_path: Path) ->
 def test_too_little_room_beside_the_workers_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "capacity", lambda pool: {"CPU": 2.0})
+    monkeypatch.setattr(pools, "capacity", lambda pool: {"CPU": 2.5})
     monkeypatch.setattr(pools, "selector", lambda pool: {})
     suite, sets_ = opened(tmp_path / "sets", SUITE)
-    with pytest.raises(InputError, match=r"needs evaluate\.cpus_per_worker=1 beside training, which leaves 0\.75 CPUs"):
+    with pytest.raises(InputError, match=r"needs evaluate\.cpus_per_worker=1 beside training, which leaves 0\.5 CPUs"):
         Checks(run, suite, sets_, lambda metrics, step: None, print)

@@ -85,7 +85,7 @@ def test_an_s3_that_refuses_the_secret(config: Path, s3: object) -> None:
 def test_more_than_the_cluster_has(config: Path, head: Head) -> None:
     environment = {**head.environment, "RAY_ADDRESS": head.address}
     line = answer(config, "train.cpus_per_worker=8", **environment)
-    assert "2 workers and data.cpus_per_task need 16.25 CPU, the cluster has 2: lower train.cpus_per_worker" in line
+    assert "2 workers and data.cpus_per_task need 17 CPU, the cluster has 2: lower train.cpus_per_worker, data" in line
 
 
 def test_a_run_that_was_begun_otherwise(config: Path, head: Head, tmp_path: Path) -> None:

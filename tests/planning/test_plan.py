@@ -30,7 +30,7 @@ def test_a_batch_has_the_bytes_that_the_stream_brings(tmp_path: Path) -> None:
     found = mixture.choose(Data(manifest=pairs.write(tmp_path)))
     source = Source(found.recipe, found.fingerprint, 0, 1, 64, (0.9, 1.0), None, vocabulary.clip().digest)
     [item] = [WorkItem(*item) for item in work_items(0, 1, 64, 1, 64)]
-    real = blocks.read(Reader(source), [item]).nbytes
+    real = blocks.read(Reader(source), [item], blocks.Memory()).nbytes
     assert batch_bytes(job(1, batch=64)._replace(image_size=64)) == pytest.approx(real, rel=0.05)
 
 

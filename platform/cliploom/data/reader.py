@@ -98,8 +98,10 @@ class Reader:
         return batch
 
     def fill(self, batch: Batch, item: WorkItem) -> None:
-        """As `read`, into a batch of `item.rows` rows that is empty."""
+        """As `read`, into a batch of `item.rows` rows, over what it holds."""
         reading = decoding = 0.0
+        batch.pixels[item.stop - item.start :] = 0
+        batch.samples[:] = -1
         captions = [""] * item.rows  # padding gets an empty caption, which is a valid row of tokens
         visits = np.stack(self.plan.at(item.start, item.stop), axis=1) if item.stop > item.start else batch.samples[:0]
         for shard in np.unique(visits[:, 1]):

@@ -8,6 +8,7 @@ one begins, so that neither its start nor its memory grows with the run.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -22,8 +23,9 @@ from cliploom.data.prefetch import pinned, prefetched
 from cliploom.data.reader import Batch, Source, reader
 from cliploom.data.runner import original
 
-_STRETCH_BYTES = 64 << 20  # of pixels, where the object store is large
+_STRETCH_BYTES = 128 << 20  # of pixels, where the object store is large
 _EXECUTION = 512  # stretches
+_TAKEN = 2  # stretches that Ray Data has handed out: the one that is used, and the one after it
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def stretches(items: Iterator[WorkItem], most_rows: int) -> Iterator[list[WorkIt
 def batches(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
     """A worker's micro-batches, each checked to be the one that its plan says; their arrays may be read-only.
 
-    Reading begins at once, in a thread. For this worker the object store holds some `prefetch` + 3 stretches, and one
-    for each of its tasks, and what was done with so lately that Ray has not let go of it.
+    Reading begins at once, in a thread. For this worker the object store holds `_ahead` and `_TAKEN` stretches and
+    `prefetch` micro-batches at most, and what was done with so lately that Ray has not let go of it.
 
     Raises:
         InputError, StorageError: what its tasks raised of these.
@@ -126,45 +128,37 @@ def _received(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
             yield from blocks.batches(block, split.stream.source.image_size)
 
 
-def _tasks(split: Split) -> int:
-    """Tasks that read for this worker at once."""
-    cpus = pools.capacity(split.stream.pool).get("CPU", 0)
-    return max(1, math.ceil(cpus / split.stream.cpus_per_task / split.world_size))
+def _ahead(split: Split) -> int:
+    """Stretches that wait for a CPU, are read or are ready: as many as can be read at once, and a quarter more."""
+    stream = split.stream
+    tasks = math.ceil(pools.capacity(stream.pool).get("CPU", 0) / stream.cpus_per_task / split.world_size)
+    return max(1, tasks) + math.ceil(tasks / 4)
 
 
 def _stretch_bytes(split: Split, prefetch: int) -> int:
-    """Of pixels, such that all that the workers hold, and as much again twice that is done with, fits the store."""
+    """Of pixels, such that all that the workers hold, and as much again that is done with, fits the object store."""
     store = pools.capacity(split.stream.pool).get("object_store_memory", 0)
-    return min(_STRETCH_BYTES, int(store / (3 * split.world_size * (_tasks(split) + prefetch + 3))))
+    pixels = 3 * split.stream.source.image_size**2
+    share = store / (2 * split.world_size) - prefetch * split.stream.micro_batch_size * pixels
+    return min(_STRETCH_BYTES, int(share / (_ahead(split) + _TAKEN)))
 
 
 def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table]:
     """The blocks of stretches, in their order."""
     import ray
     import ray.data
-    from ray.data import ExecutionResources
 
-    from cliploom.data.pace import Pace
+    from cliploom.data import executor
 
     stream = split.stream
-    tasks = _tasks(split)
     rows = [{"stretch": [list(item) for item in stretch]} for stretch in execution]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True
-    context.custom_execution_callback_classes.append(Pace)
-    context.execution_options.preserve_order = True
-    rows_at_once = (tasks + 1) * max(sum(item.rows for item in stretch) for stretch in execution)
-    context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=rows_at_once * 3 * stream.source.image_size**2
-    )
+    executor.configure(dataset.context, _ahead(split))
     read = dataset.map_batches(
         _task(stream.source),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=stream.cpus_per_task,
-        concurrency=tasks,
         label_selector=pools.selector(stream.pool) or None,
     )
     try:
@@ -176,6 +170,12 @@ def _execute(split: Split, execution: list[list[WorkItem]]) -> Iterator[pa.Table
 def _task(source: Source) -> Callable[[pa.Table], pa.Table]:
     def read(block: pa.Table) -> pa.Table:
         [stretch] = block.column("stretch").to_pylist()
-        return blocks.read(reader(source), [WorkItem(*item) for item in stretch])
+        return blocks.read(reader(source), [WorkItem(*item) for item in stretch], _memory())
 
     return read
+
+
+@functools.lru_cache(maxsize=1)
+def _memory() -> blocks.Memory:
+    """The process's own: Ray has copied a block when it begins the next task."""
+    return blocks.Memory()

@@ -161,7 +161,11 @@ def preflight(run: Run) -> None:
             )
 
 
-_KEYS = {"CPU": "train.cpus_per_worker", "GPU": "train.gpus_per_worker", "memory": "train.memory_gb_per_worker"}
+_KEYS = {
+    "CPU": "train.cpus_per_worker, data.cpus_per_task",
+    "GPU": "train.gpus_per_worker",
+    "memory": "train.memory_gb_per_worker",
+}
 
 
 def fit(run: Run, report: Report, stop: threading.Event) -> bool:
