@@ -131,8 +131,8 @@ def _received(split: Split, prefetch: int) -> Iterator[tuple[WorkItem, Batch]]:
 def _ahead(split: Split) -> int:
     """Stretches that wait for a CPU, are read or are ready: as many as can be read at once, and a quarter more."""
     stream = split.stream
-    tasks = math.ceil(pools.capacity(stream.pool).get("CPU", 0) / stream.cpus_per_task / split.world_size)
-    return max(1, tasks) + math.ceil(tasks / 4)
+    tasks = max(1, math.ceil(pools.capacity(stream.pool).get("CPU", 0) / stream.cpus_per_task / split.world_size))
+    return tasks + math.ceil(tasks / 4)
 
 
 def _stretch_bytes(split: Split, prefetch: int) -> int:
