@@ -18,6 +18,7 @@ import argparse
 import datetime
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -53,11 +54,12 @@ def main(argv: list[str]) -> None:
     if not PEER.exists():
         sys.exit("error: there is no .venv-peer: run make bench")
     rows = []
-    for what, shorter in (("320-640 px", None), ("resized at rest to 256", 256)):
-        with tempfile.TemporaryDirectory() as folder, servers.seaweedfs(Path(tempfile.mkdtemp())) as endpoint:
-            os.environ.update(servers.s3_environment(endpoint))
-            photos.write_shards(Path(folder), SHARDS, SAMPLES, shorter, COPIES)
-            rows.append({"images": what, **compare(Path(folder), to_s3(Path(folder)), options)})
+    with servers.seaweedfs(Path(tempfile.mkdtemp())) as endpoint:
+        os.environ.update(servers.s3_environment(endpoint))
+        for what, shorter in (("320-640 px", None), ("resized at rest to 256", 256)):
+            with tempfile.TemporaryDirectory() as folder:
+                photos.write_shards(Path(folder), SHARDS, SAMPLES, shorter, COPIES)
+                rows.append({"images": what, **compare(Path(folder), to_s3(Path(folder)), options)})
     show(rows)
     if options.output:
         report = {**machine(), "command": " ".join(["tests/benchmarks/data.py", *argv]), "rows": rows}
@@ -68,10 +70,11 @@ def to_s3(folder: Path) -> str:
     """The folder's files on S3; returns their URI there."""
     import boto3
 
-    boto3.client("s3").create_bucket(Bucket="photos")
+    bucket = f"photos-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
     for file in sorted(folder.iterdir()):
-        storage.upload(file, f"s3://photos/{file.name}")
-    return "s3://photos"
+        storage.upload(file, f"s3://{bucket}/{file.name}")
+    return f"s3://{bucket}"
 
 
 def compare(folder: Path, remote: str, options: argparse.Namespace) -> Row:

@@ -57,6 +57,23 @@ def test_a_shard_is_downloaded_once_whoever_asks(remote: Remote) -> None:
     assert remote.downloads == 1
 
 
+def test_what_is_asked_for_ahead_is_there_when_it_is_read(remote: Remote) -> None:
+    wanted = [(remote.put(f"{i}.tar"), len(CONTENT), DIGEST) for i in range(3)]
+    gone = ("s3://b/gone.tar", len(CONTENT), DIGEST)
+    ahead = cache.Ahead()
+    for _ in range(2):
+        ahead.ask([gone, *wanted])
+    waited = threading.Event()
+    while remote.downloads < 4 or len(list(cache.folder().glob("*.tar"))) < 3:
+        assert not waited.wait(0.01)
+    for shard in wanted:
+        with cache.opened(*shard) as file:
+            assert file.read() == CONTENT
+    assert remote.downloads == 4
+    with pytest.raises(InputError, match=r"shard s3://b/gone\.tar is gone"):
+        cache.opened(*gone)
+
+
 def test_the_least_recently_used_goes_when_the_cache_is_full(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPLOOM_CACHE_GB", str(2.5 * len(CONTENT) / 2**30))
     uris = [remote.put(f"{i}.tar") for i in range(3)]

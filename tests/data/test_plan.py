@@ -114,6 +114,29 @@ def test_positions_far_on_are_as_near_ones() -> None:
     assert abs(int((far.shard >= 300_000).sum()) - 200) <= 64
 
 
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.integers(0, 99), st.integers(1, 4))
+def test_what_a_window_reads_is_named_during_the_one_before(sizes: list[int], seed: int, window: int) -> None:
+    plan = Plan([Part(sizes)], seed, window)
+    windows: list[tuple[list[int], set[int]]] = []  # positions, shards
+    positions: list[int] = []
+    shards: set[int] = set()
+    for position, shard in enumerate(plan.at(0, 3 * sum(sizes)).shard.tolist()):
+        positions.append(position)
+        shards.add(shard)
+        ends = len(shards) == window or (position + 1) % sum(sizes) == 0
+        if ends and len(positions) == sum(sizes[number] for number in shards):
+            windows.append((positions, shards))
+            positions, shards = [], set()
+    for (positions, _), (_, following) in itertools.pairwise(windows):
+        assert all(set(plan.next_shards(position)) == following for position in positions)
+
+
+def test_each_part_names_its_next_shards() -> None:
+    plan = Plan([Part([4, 4]), Part([4, 4])], 0, 1)
+    first, second = plan.next_shards(0)
+    assert (first in (0, 1), second in (2, 3)) == (True, True)
+
+
 @pytest.mark.parametrize("part", [Part([0, 0]), Part([2], denied={0: [0, 1]}), Part([10], weight=0.01)])
 def test_a_part_that_is_never_drawn_is_refused(part: Part) -> None:
     with pytest.raises(ValueError, match="no draw of part 1"):

@@ -9,17 +9,42 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import queue
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from cliploom import storage
 from cliploom.data import tars
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 
 _DEFAULT_GB = 20.0
+
+
+class Ahead:
+    """Downloads shards before they are read, in a thread of this process, while it decodes others."""
+
+    def __init__(self) -> None:
+        self._asked: Sequence[tuple[str, int, str]] = ()
+        self._queue: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="ahead", daemon=True).start()
+
+    def ask(self, shards: Sequence[tuple[str, int, str]]) -> None:
+        """Begin with these: URI, size and digest, as `opened` gets them; nothing is done where they were asked last."""
+        if shards != self._asked:
+            self._asked = shards
+            first = os.getpid() % len(shards)  # each process of a node begins with another
+            for shard in (*shards[first:], *shards[:first]):
+                self._queue.put(shard)
+
+    def _work(self) -> None:
+        while True:
+            shard = self._queue.get()
+            with suppress(InputError, StorageError):  # who reads it meets the same, and says so
+                opened(*shard).close()
 
 
 def opened(uri: str, size: int, digest: str) -> IO[bytes]:

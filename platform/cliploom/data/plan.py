@@ -116,6 +116,12 @@ class Plan:
         """The generator for all that is random about one visit of a sample: augmentation, choice of caption."""
         return np.random.Generator(np.random.PCG64(int(mix(self.seed, _RANDOMNESS, epoch, shard, index))))
 
+    def next_shards(self, position: int) -> list[int]:
+        """The shards that are read next: of each part, those of the window after the one that `position` is in."""
+        _, before = self._mixed(position, position + 1)
+        windows = (order.next_window(draw) for draw, order in zip(before, self._orders, strict=True))
+        return list(itertools.chain.from_iterable(windows))
+
     def _mixed(self, start: int, stop: int) -> tuple[Integers, list[int]]:
         """The part that each position of [start, stop) draws from [n], and each part's draws before `start`."""
         turns = np.arange(self._turn(start), self._turn(stop - 1) + 2)
@@ -171,6 +177,15 @@ class _Order:
         epochs, shards, indices = (np.concatenate(column) for column in zip(*pieces, strict=True))
         return Samples(epochs, shards, indices)
 
+    def next_window(self, draw: int) -> list[int]:
+        """The shards of the window after the one that the part's draw is in."""
+        epoch, offset = divmod(draw, self.samples)
+        _, bounds = self._windows(epoch)
+        window = int(np.searchsorted(bounds, offset, side="right"))
+        epoch, window = (epoch, window) if window + 1 < len(bounds) else (epoch + 1, 0)
+        found: list[int] = (self._first_shard + self._window_shards_of(epoch, window)).tolist()
+        return found
+
     def _epoch_windows(self, epoch: int) -> tuple[Integers, Integers]:
         """The epoch's order of shards [shards], and the offsets at which its windows start [windows + 1]."""
         numbers = self._first_shard + np.arange(len(self._kept))
@@ -181,11 +196,15 @@ class _Order:
 
     def _window_order(self, epoch: int, window: int) -> tuple[Integers, Integers]:
         """(shard, index) of a window's samples, in order."""
-        shards = self._windows(epoch)[0][window * self._window_shards : (window + 1) * self._window_shards]
+        shards = self._window_shards_of(epoch, window)
         shard = np.repeat(self._first_shard + shards, self._kept[shards])
         index = np.concatenate([self._indices(int(number)) for number in shards])
         order = np.argsort(mix(self._seed, _SAMPLES, epoch, shard, index), kind="stable")
         return shard[order], index[order]
+
+    def _window_shards_of(self, epoch: int, window: int) -> Integers:
+        """The shards of a window, counted in this part."""
+        return self._windows(epoch)[0][window * self._window_shards : (window + 1) * self._window_shards]
 
     def _indices(self, shard: int) -> Integers:
         """The numbers of a shard's samples that are not denied."""
