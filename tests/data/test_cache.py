@@ -60,9 +60,9 @@ def test_a_shard_is_downloaded_once_whoever_asks(remote: Remote) -> None:
 def test_what_is_asked_for_ahead_is_there_when_it_is_read(remote: Remote) -> None:
     wanted = [(remote.put(f"{i}.tar"), len(CONTENT), DIGEST) for i in range(3)]
     gone = ("s3://b/gone.tar", len(CONTENT), DIGEST)
-    ahead = cache.Ahead()
+    downloader = cache.Downloader()
     for _ in range(2):
-        ahead.ask([gone, *wanted])
+        downloader.ask([gone, *wanted])
     waited = threading.Event()
     while remote.downloads < 4 or len(list(cache.folder().glob("*.tar"))) < 3:
         assert not waited.wait(0.01)

@@ -27,8 +27,10 @@ FAULTS: tuple[proxy.Fault, ...] = ("reset", "silence", "cut", "busy")
 
 @pytest.fixture
 def bucket(s3: Callable[[], str]) -> str:
-    """URI of a bucket with a manifest of 3 shards."""
-    return s3()
+    """URI of a bucket whose volumes are there; the server makes them at the first object, and not at once."""
+    uri = s3()
+    storage.write(f"{uri}/first", b"here")
+    return uri
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ from cliploom.errors import InputError, StorageError
 _DEFAULT_GB = 20.0
 
 
-class Ahead:
+class Downloader:
     """Downloads shards before they are read, in a thread of this process, while it decodes others."""
 
     def __init__(self) -> None:
         self._asked: Sequence[tuple[str, int, str]] = ()
         self._queue: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="ahead", daemon=True).start()
+        threading.Thread(target=self._work, name="downloader", daemon=True).start()
 
     def ask(self, shards: Sequence[tuple[str, int, str]]) -> None:
         """Begin with these: URI, size and digest, as `opened` gets them; nothing is done where they were asked last."""

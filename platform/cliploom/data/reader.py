@@ -87,7 +87,9 @@ class Reader:
             raise InputError(f"{self.manifest.uri} has changed since the run began: restore it, or begin a run anew")
         self.plan = plan_of(self.manifest, source)
         self.tokenizer = _tokenizer(source.vocabulary, source.vocabulary_digest)
-        self._ahead = cache.Ahead() if any(storage.is_s3(shard.uri) for shard in self.manifest.shards) else None
+        self._downloader = (
+            cache.Downloader() if any(storage.is_s3(shard.uri) for shard in self.manifest.shards) else None
+        )
 
     def read(self, item: WorkItem) -> Batch:
         """The micro-batch that `item` names; samples that can't be read are replaced by the plan's rule.
@@ -121,9 +123,9 @@ class Reader:
         began = time.perf_counter()
         batch.tokens[:] = self.tokenizer.encode_batch(captions)
         batch.work = Work(reading, decoding, time.perf_counter() - began)
-        if self._ahead and item.stop > item.start:
+        if self._downloader and item.stop > item.start:
             following = (self.manifest.shards[number] for number in self.plan.next_shards(item.stop - 1))
-            self._ahead.ask([(shard.uri, shard.bytes, shard.digest) for shard in following])
+            self._downloader.ask([(shard.uri, shard.bytes, shard.digest) for shard in following])
 
     def _usable(
         self, encoded: tuple[bytes, bytes], visit: tuple[int, int, int], pixels: NDArray[np.uint8], faults: list[Fault]
