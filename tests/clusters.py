@@ -19,6 +19,7 @@ import yaml
 from ray._private.services import get_node_ip_address
 
 import servers
+from cliploom import cluster
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD_NODE = "f" * 51 + "00000"  # the id by which Ray's provider of pretended machines knows the head
@@ -108,8 +109,7 @@ def _start(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_idle_worker_killing_time_threshold_ms": "600000",
-        "RAY_free_objects_period_milliseconds": "100",
+        **{f"RAY_{name}": str(value) for name, value in cluster.SYSTEM.items()},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `python` in a job is this one
     }
     options = {

@@ -17,7 +17,7 @@ from cliploom.settings.cluster import Ray
 # small machine that trains is always like that: each stretch would be read by a process that starts for it alone.
 # And what was done with stays in the object store for a second, which is as much again as the stream needs.
 # `cluster/Dockerfile` says the same to the nodes of a cluster.
-_SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000, "free_objects_period_milliseconds": 100}
+SYSTEM = {"idle_worker_killing_time_threshold_ms": 600_000, "free_objects_period_milliseconds": 100}
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def connect(config: Ray, dashboard: bool = False) -> Iterator[None]:
                 include_dashboard=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _system_config=_SYSTEM,
+                _system_config=SYSTEM,
             )
     except ConnectionError as error:
         raise InputError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None

@@ -34,7 +34,7 @@ class Data(Section):
     crop_scale: Annotated[tuple[Fraction, Fraction], Ascending] = Field(
         (0.9, 1.0), description="area range of the random resized crop"
     )
-    cpus_per_task: float = Field(1.0, gt=0, description="CPUs a decoding task reserves; one is busy with one")
+    cpus_per_task: float = Field(1.0, gt=0, description="CPUs a decoding task reserves; it keeps one busy")
     prefetch: Positive = Field(4, description="micro-batches each worker keeps ready")
     pool: str | None = Field("ingest", description="label of the nodes that decode; any node where none has it")
 
