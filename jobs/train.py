@@ -43,8 +43,7 @@ def main(config: Config, words: list[str]) -> None:
         registry.artifact_root(config),
     )
     job.header(config.run.name, run.folder, tracker.url)
-    status: Any = "FAILED"
-    try:
+    with tracker.ending():
         if not is_complete(run):
             hours = hours_left(run.folder, config.train.max_hours)
             with connect(config.ray), stopping(hours) as stop:
@@ -58,12 +57,6 @@ def main(config: Config, words: list[str]) -> None:
             print(f"registered {version.name} version {version.version}, alias candidate")
         else:
             print(f"weights {run.export}: {config.objective.name} makes no CLIP, so no version is registered")
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.finish(status)
 
 
 def dry_run(config: Config) -> None:
@@ -116,14 +109,13 @@ def _train(run: Any, tracker: Any, stop: Any) -> bool:
             progress.say(f"warning: {slow}")
         watch = Watch(run, tracker, progress, checks or (lambda step: None))
         try:
-            done = fit(run, watch, stop)
+            with watch:
+                done = fit(run, watch, stop)
         except GaveUpError as error:
             sys.exit(f"error: {error} (run the same command again to go on)")
-        finally:
-            said = watch.finish()
         if checks:
             checks.finish()
-    if said:
+    if said := watch.summary():
         print(said)
     return done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ def main(config: Config, _: list[str]) -> None:
         uri, config.registry.experiment, str(config.run.name), registry.params(planned.config), {}, root
     )
     job.header(config.run.name, planned.folder, parent.url)
-    status: Any = "FAILED"
     watch = _Watch(planned, uri, parent.run_id, root)
-    try:
+    with parent.ending(), closing(watch):
         with connect(config.ray, dashboard=True):
             tune(
                 config.tune,
@@ -51,13 +51,6 @@ def main(config: Config, _: list[str]) -> None:
         _publish(searches.write(planned, found), parent)
         _say(found)
         print(f"results  {storage.join(planned.folder, 'results.json')}")
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        watch.close()
-        parent.finish(status)
 
 
 def dry_run(config: Config) -> None:

@@ -5,6 +5,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 import servers
 from cliploom import storage
 from cliploom.errors import InputError, StorageError, TransportError
-from cliploom.s3 import client
+from cliploom.s3 import client, delete
 from cliploom.storage import File
 
 on_s3 = pytest.mark.integration
@@ -283,38 +284,71 @@ def test_an_s3_that_never_answers_is_said_within_30_seconds(environment: Callabl
 
 
 class Interrupting(BaseHTTPRequestHandler):
-    """Serves ten bytes to any request, and loses the connection in their middle the first two times."""
+    """Serves ten bytes to any request, and loses the connection in their middle the first times."""
 
-    requests = 0
+    lost = 6  # more than boto3 tries a download by itself
 
-    def do_GET(self) -> None:
-        type(self).requests += 1
+    def do_HEAD(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "10")
         self.end_headers()
-        self.wfile.write(b"0123456789" if self.requests > 2 else b"0123")
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"0123" if self.lost > 0 else b"0123456789")
+        type(self).lost -= 1
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+def downloaded(uri: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        storage.download(uri, Path(folder, "file"))
+        return Path(folder, "file").read_bytes()
+
+
+@pytest.mark.parametrize("read", [storage.read, downloaded])
 @pytest.mark.parametrize("patience", ["60", "0"])
-def test_a_connection_lost_in_the_middle(environment: Callable[[dict[str, str]], None], patience: str) -> None:
+def test_a_connection_lost_in_the_middle(
+    environment: Callable[[dict[str, str]], None], patience: str, read: Callable[[str], bytes]
+) -> None:
     """It is tried again as long as `CLIPLOOM_RETRY_SECONDS` says."""
-    Interrupting.requests = 0
+    Interrupting.lost = 6
     with HTTPServer(("127.0.0.1", 0), Interrupting) as server, ThreadPoolExecutor(1) as pool:
         pool.submit(server.serve_forever, 0.05)
         try:
             endpoint = f"http://127.0.0.1:{server.server_port}"
             environment(servers.s3_environment(endpoint) | {"CLIPLOOM_RETRY_SECONDS": patience})
             if patience == "60":
-                assert storage.read("s3://bucket/file") == b"0123456789"
+                assert read("s3://bucket/file") == b"0123456789"
             else:
                 with pytest.raises(TransportError, match=r"^s3://bucket/file: [^\n]+$"):
-                    storage.read("s3://bucket/file")
+                    read("s3://bucket/file")
         finally:
             server.shutdown()
+
+
+class Deleting:
+    """A client whose answers to a request to delete are given."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+
+    def delete_objects(self, **_: object) -> dict[str, object]:
+        code = self.answers.pop(0)
+        return {"Errors": [{"Key": "a", "Code": code, "Message": "no"}]} if code else {}
+
+
+def test_objects_that_are_not_deleted_at_once_are_deleted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 200 with a fault for each object, which no server at hand can be made to do."""
+    deleting = Deleting("InternalError", "SlowDown", None, "AccessDenied")
+    monkeypatch.setattr("cliploom.s3.client", lambda *_: deleting)
+    delete(["s3://bucket/a"])
+    assert deleting.answers == ["AccessDenied"]
+    with pytest.raises(StorageError, match=r"s3://bucket/a can't be deleted: no"):
+        delete(["s3://bucket/a"])
 
 
 def test_missing_credentials_are_said(

@@ -19,6 +19,7 @@ _MISSING = {"404", "NoSuchKey", "NotFound"}
 _PAST_END = {"416", "InvalidRange"}
 _TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _BUSY = {"429", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+_PASSING = {"InternalError", "ServiceUnavailable", *_BUSY}
 _EXPIRED = "the credentials have expired: renew them, and run the job again to go on"
 _CREDENTIALS = {
     "400": "it is refused without a reason, as happens when the credentials have expired: renew them",  # of HEAD
@@ -207,7 +208,8 @@ def _delete_keys(client: Any, bucket: str, keys: list[str]) -> None:
     for start in range(0, len(keys), _DELETE_AT_ONCE):
         batch = {"Objects": [{"Key": key} for key in keys[start : start + _DELETE_AT_ONCE]], "Quiet": True}
         for fault in client.delete_objects(Bucket=bucket, Delete=batch).get("Errors", []):
-            raise StorageError(f"s3://{bucket}/{fault.get('Key')} can't be deleted: {fault.get('Message')}")
+            kind = TransportError if fault.get("Code") in _PASSING else StorageError
+            raise kind(f"s3://{bucket}/{fault.get('Key')} can't be deleted: {fault.get('Message')}")
 
 
 def _put_new(client: Any, bucket: str, key: str, data: bytes) -> bool:
@@ -232,6 +234,7 @@ def _translate(uri: str, call: Callable[[], T]) -> T:
     """`call()`, with botocore's exceptions as FileNotFoundError or a StorageError of one line."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError
 
     try:
         return call()
@@ -240,6 +243,8 @@ def _translate(uri: str, call: Callable[[], T]) -> T:
     except Boto3Error as error:  # of a transfer in several parts
         cause = error.__context__
         raise (_refusal(uri, cause) if isinstance(cause, ClientError) else TransportError(_line(uri, error))) from None
+    except RetriesExceededError as error:
+        raise TransportError(_line(uri, error.last_exception)) from None
     except BotoCoreError as error:
         raise _failure(error)(_line(uri, error)) from None
 

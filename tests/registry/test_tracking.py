@@ -189,3 +189,24 @@ def test_urls(uri: str, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> No
     experiment = store.client(uri).get_run(tracker.run_id).info.experiment_id
     monkeypatch.setattr(tracker, "uri", "https://someone:secret@mlflow.example.org")
     assert tracker.url == f"https://mlflow.example.org/#/experiments/{experiment}/runs/{tracker.run_id}"
+
+
+@pytest.mark.parametrize(("fault", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_ends_as_its_block_does(
+    fault: type[BaseException], status: str, uri: str, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(fault), tracker.ending():
+        raise fault
+    assert store.client(uri).get_run(tracker.run_id).info.status == status
+    with tracker.ending():
+        pass
+    assert store.client(uri).get_run(tracker.run_id).info.status == "FINISHED"
+    monkeypatch.setattr(tracker, "flush", missed)
+    with pytest.raises(fault), tracker.ending():
+        raise fault
+    with pytest.raises(TrackingError), tracker.ending():
+        pass
+
+
+def missed(patience: float) -> None:
+    raise TrackingError("3 metrics could not be delivered")

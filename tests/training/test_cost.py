@@ -44,7 +44,8 @@ def micros(run: Run, rows: int) -> list[MicroBatch]:
     start, stop = rank_span(BATCH, dist.get_world_size(), dist.get_rank())
     reader = Reader(run.stream.source)
     found = [reader.read(WorkItem(0, 0, 0, first, first + rows, rows)) for first in range(start, stop, rows)]
-    return [MicroBatch(torch.from_numpy(one.pixels), torch.from_numpy(one.tokens)) for one in found]
+    patches = torch.arange(run.kept_patches).expand(rows, -1) if run.kept_patches else None
+    return [MicroBatch(torch.from_numpy(one.pixels), torch.from_numpy(one.tokens), patches) for one in found]
 
 
 def take_step(run: Run, engine: Engine) -> None:
@@ -74,7 +75,6 @@ def measure(runs: list[Run]) -> list[tuple[int, int]]:
     for run in runs:
         before = held_bytes()
         engine = Engine(build(run, None), run.config.train, smallest_partitioned=0)
-        engine._frozen.clear()
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             take_step(run, engine)
         engine.step(1e-3)
@@ -109,6 +109,17 @@ def test_operations_of_every_objective_are_within_a_tenth_of_the_measured(shards
     runs = [planned(shards, tmp_path, f"objective.name={name}") for name in names]
     for name, run, (flops, _) in zip(names, runs, *processes.run(1, measure, runs), strict=True):
         assert flops / BATCH == pytest.approx(cost.estimate(run).sample_flops, rel=0.1), name
+
+
+@pytest.mark.integration
+def test_what_is_locked_or_not_seen_is_not_counted(shards: str, tmp_path: Path) -> None:
+    stages = [f"train.zero_stage={stage}" for stage in range(4)]
+    locked = [["model.weights=w", f"train.lock={tower}", stage] for tower in ("image", "text") for stage in stages]
+    runs = [planned(shards, tmp_path, *settings) for settings in (*locked, ["model.patch_dropout=0.5"])]
+    for run, (flops, held) in zip(runs, *processes.run(1, measure, runs), strict=True):
+        told, train = cost.estimate(run), run.config.train
+        assert flops / BATCH == pytest.approx(told.sample_flops, rel=0.1), train.lock
+        assert held == pytest.approx(told.state_bytes[train.zero_stage], rel=0.1), (train.lock, train.zero_stage)
 
 
 def activations(run: Run) -> int:

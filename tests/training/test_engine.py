@@ -203,17 +203,23 @@ def test_bf16_keeps_fp32_masters_at_every_stage(trained: dict[int, dict[Case, Tr
         assert found.losses == pytest.approx(exact, rel=0.02)
 
 
-def train_locked(cases: list[tuple[int, str]]) -> list[Any]:
+def make_locked(name: str) -> models.CLIP:
+    """A model of random weights, its tower locked; BatchNorm's statistics are those of none of its data."""
+    model = models.create(replace(models.preset(name), vocab_size=VOCABULARY, image_size=MODEL.image_size), seed=3)
+    model.lock_image()
+    return model
+
+
+def train_locked(cases: list[tuple[str, int, str]]) -> list[Any]:
     return [train_one_locked(*case) for case in cases]
 
 
-def train_one_locked(stage: int, precision: str) -> tuple[Any, Any, Any, bool]:
+def train_one_locked(name: str, stage: int, precision: str) -> tuple[Any, Any, Any, bool]:
     """Weights before and after 2 steps with a locked image tower, the state then, and whether it loads."""
     settings = Train(zero_stage=stage, precision=precision, layer_decay=0.7, **SETTINGS)
     engines = []
     for _ in range(2):
-        model = make_model()
-        model.lock_image()
+        model = make_locked(name)
         engines.append(Engine(model, settings, smallest_partitioned=0))
     before = engines[0].weights()
     take_steps(engines[0], 2)
@@ -225,16 +231,31 @@ def train_one_locked(stage: int, precision: str) -> tuple[Any, Any, Any, bool]:
 
 
 def test_a_locked_tower_stays_bit_for_bit_and_is_part_of_the_state() -> None:
-    start = make_model().state_dict()
-    cases = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")]
-    for before, after, state, same in processes.run(2, train_locked, cases)[0]:
+    settings: list[Case] = [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")]
+    cases = [(name, *case) for name in ("ViT-mu-8-32", "RN14-mu-64") for case in settings]
+    for (model, *_), (before, after, state, same) in zip(cases, processes.run(2, train_locked, cases)[0], strict=True):
+        start = make_locked(model).state_dict()
+        parameters = dict(make_locked(model).named_parameters())
         assert same
         assert after.keys() == start.keys()
         for name, value in start.items():
             assert torch.equal(before[name].reshape(value.shape), value), "masters are the fp32 weights given"
             assert torch.equal(after[name].reshape(value.shape), value) == name.startswith("visual."), name
-            assert f"weight/{name}" in state
+            assert f"{'weight' if name in parameters else 'buffer'}/{name}" in state
             assert (f"exp_avg/{name}" in state) == (not name.startswith("visual."))
+
+
+def snapshot_with_a_frozen_scalar() -> dict[str, Tensor]:
+    model = make_model()
+    model.logit_scale.requires_grad_(False)
+    return Engine(model, Train(zero_stage=1, precision="fp32", **SETTINGS)).snapshot()
+
+
+def test_parts_meet_in_any_order_where_there_are_more_workers_than_elements() -> None:
+    """An empty slice has the name of the one that begins where it ends."""
+    parts = processes.run(2, snapshot_with_a_frozen_scalar)
+    whole = [merge(order) for order in (parts, parts[::-1])]
+    assert all(len(found["weight/logit_scale"]) == 1 for found in whole)
 
 
 def layer_steps(decays: list[float]) -> list[dict[str, Tensor]]:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 import processes
 import proxy
+from cliploom import storage
+from cliploom.errors import StorageError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Progress
 from cliploom.training.saver import SaveError, Saver
@@ -99,6 +101,28 @@ def test_a_full_disk_loses_no_checkpoint_that_was_whole(tmp_path: Path) -> None:
     [(said, newest)] = processes.run(1, save_on_a_full_disk, str(tmp_path / "run"))
     assert said.startswith("the checkpoint of step 2 can't be saved in ")
     assert newest == 1
+
+
+def save_where_nothing_can_be_removed(folder: str) -> list[int]:
+    heard: list[int] = []
+    saver = Saver(folder, checkpoint.begin(folder)[0], 1, heard.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "delete", refuse)
+        for step in (1, 2, 3):
+            saver.save(progress(step), {"weight/a@0": torch.zeros(1)})
+        saver.finish()
+    saver.save(progress(4), {"weight/a@0": torch.zeros(1)})
+    saver.finish()
+    return heard
+
+
+def refuse(uri: str) -> None:
+    raise StorageError(f"{uri} can't be deleted")
+
+
+def test_what_can_not_be_removed_now_is_removed_after_a_later_save(tmp_path: Path) -> None:
+    assert processes.run(1, save_where_nothing_can_be_removed, str(tmp_path / "run")) == [[1, 2, 3, 4]]
+    assert [found.progress.step for found in checkpoint.committed(str(tmp_path / "run"))] == [4]
 
 
 def test_training_goes_on_while_s3_is_away(s3: Callable[[], str]) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import pairs
 import processes
 from cliploom import config as configs
+from cliploom.errors import StorageError
 from cliploom.models.flops import forward_flops
 from cliploom.progress import Progress
 from cliploom.settings.training import Train
@@ -23,6 +24,7 @@ from cliploom.training import meter, peak
 from cliploom.training.meter import Meter
 from cliploom.training.profiling import Profile
 from cliploom.training.run import Run, plan_run
+from cliploom.training.trainer import Listener
 from cliploom.training.watch import Watch, line
 
 ROW = {
@@ -48,12 +50,14 @@ class Kept:
 
     def __init__(self) -> None:
         self.found: list[tuple[int, Mapping[str, float]]] = []
+        self.refuses = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.found.append((step, metrics))
 
     def keep(self, uri: str, folder: str) -> None:
-        raise AssertionError(uri)
+        if self.refuses:
+            raise StorageError("MLflow is away")
 
     def steps(self, name: str) -> set[int]:
         return {1, 2} if name == "loss" else set()
@@ -69,7 +73,41 @@ def test_what_a_killed_job_had_not_sent_is_kept_once(tmp_path: Path) -> None:
     assert step == 3
     assert metrics["loss"] == ROW["loss"]
     assert "goodput" not in metrics  # of the time before the kill, which is not known
-    assert watch.finish() == ""
+    assert watch.summary() == ""
+
+
+def test_a_trace_that_mlflow_does_not_take_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, tracker = planned(tmp_path), Kept()
+    tracker.refuses = True
+    with Progress("step", run.steps) as progress:
+        Watch(run, tracker, progress)({"artifact": "trace.json"})
+    assert "trace.json has no copy with the run's metrics: MLflow is away" in capsys.readouterr().out
+
+
+def test_a_failed_run_says_why_though_its_record_can_not_be_kept(tmp_path: Path) -> None:
+    run = planned(tmp_path)
+    watch = Watch(run, Kept(), Progress("step", run.steps))
+    Path(run.folder).write_text("a file where the run's folder should be")
+    with pytest.raises(RuntimeError, match="the cause"), watch:
+        raise RuntimeError("the cause")
+    with pytest.raises(FileExistsError), watch:
+        pass
+
+
+def test_a_report_that_fails_holds_up_none_and_is_raised_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[int] = []
+
+    def report(row: dict[str, Any]) -> None:
+        if row["step"] in (1, 3):
+            raise ValueError(f"no {row['step']}")
+        taken.append(row["step"])
+
+    with pytest.raises(ValueError, match="no 1"), Listener(lambda: [{"step": step} for step in range(1, 5)], report):
+        pass
+    assert taken == [2, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a report could not be passed on: ValueError: no {step}" for step in (1, 3)
+    ]
 
 
 def planned(folder: Path, *settings: str) -> Run:
@@ -80,8 +118,8 @@ def planned(folder: Path, *settings: str) -> Run:
     )
 
 
-def metered(run: Run) -> tuple[dict[str, float], int]:
-    """Two steps' metrics of a worker, and how many workers there are; texts of 20 tokens."""
+def metered(run: Run) -> dict[str, float]:
+    """Two steps' metrics of a worker; texts of 20 tokens."""
     found = Meter(run, torch.device("cpu"))
     tokens = np.zeros((4, 77), np.int32)
     tokens[:, 19] = 49407
@@ -89,7 +127,7 @@ def metered(run: Run) -> tuple[dict[str, float], int]:
         with found.step():
             found.add(0.0, tokens)
             found.add(0.0, tokens)
-    return found.metrics(), dist.get_world_size()
+    return found.metrics()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +141,7 @@ def test_mfu_is_the_models_flops_over_the_workers_peak(
     monkeypatch.setattr(meter, "peak_flops", lambda device, precision: 1e9)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        metrics, _ = metered(run)
+        metrics = metered(run)
     finally:
         dist.destroy_process_group()
     flops = forward_flops(run.model, 20)
@@ -113,13 +151,20 @@ def test_mfu_is_the_models_flops_over_the_workers_peak(
     assert metrics["productive_seconds"] == pytest.approx(2 * metrics["step_seconds"])
 
 
+def metered_unlike(run: Run) -> dict[str, float]:
+    """As `metered`, on devices of which the second can do twice as much as the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "peak_flops", lambda device, precision: (dist.get_rank() + 1) * 1e9)
+        return metered(run)
+
+
 @pytest.mark.integration
 def test_the_peak_is_that_of_all_workers(tmp_path: Path) -> None:
-    """Two workers on the same cores measure twice one's peak at most, and more than nothing."""
     run = planned(tmp_path)
-    for metrics, world in processes.run(2, metered, run):
-        assert world == 2
-        assert metrics["mfu"] > 0
+    flops = forward_flops(run.model, 20)
+    for metrics in processes.run(2, metered_unlike, run):
+        expected = 3 * (flops.image + flops.text) * metrics["samples_per_second"] / 3e9
+        assert metrics["mfu"] == pytest.approx(expected)
 
 
 def test_a_peak_is_measured_where_no_table_knows_it() -> None:

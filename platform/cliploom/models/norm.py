@@ -61,8 +61,9 @@ def norms(model: nn.Module) -> list[GroupedBatchNorm2d]:
 def move_statistics(modules: list[GroupedBatchNorm2d], keep: bool = True) -> None:
     """Move running statistics towards the mean over all groups of a step; without `keep`, forget the step.
 
-    All workers must call it at the same time.
+    Those of a locked tower have seen none, and stay. All workers must call it at the same time.
     """
+    modules = [module for module in modules if module.seen]
     if modules and keep:
         means = torch.cat([torch.stack(module.seen).mean(0).flatten() for module in modules])
         if dist.is_initialized() and dist.get_world_size() > 1:

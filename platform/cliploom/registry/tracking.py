@@ -7,7 +7,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -126,8 +127,12 @@ class Tracker:
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def keep(self, uri: str, folder: str) -> None:
-        """Keep a copy of a file that stands on any storage with the run, below `folder`."""
-        with tempfile.TemporaryDirectory() as place:
+        """Keep a copy of a file that stands on any storage with the run, below `folder`.
+
+        Raises:
+            StorageError: the file, or the server, can't be reached.
+        """
+        with tempfile.TemporaryDirectory() as place, store.permitted(self.uri):
             file = Path(place, storage.name(uri))
             storage.download(uri, file)
             self.artifact(file, folder)
@@ -163,6 +168,25 @@ class Tracker:
             self._buffer.close()
         with store.permitted(self.uri):
             self._client.set_terminated(self.run_id, status)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the run with the block: finished, killed by Ctrl-C, or failed.
+
+        Where the block has failed, that is what is raised, whatever the server does then.
+
+        Raises:
+            TrackingError: as `finish`.
+        """
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            except (InputError, StorageError) as fault:
+                _log.warning("%s", fault)
+            raise
+        self.finish()
 
     def _send_all(self) -> None:
         """The thread: batch after batch until the buffer is closed."""

@@ -287,6 +287,8 @@ def _read_marker(uri: str) -> Checkpoint | None:
             raise InputError(f"{uri} has checkpoint format {version}, but this cliploom reads {FORMAT_VERSION}")
         progress = Progress(**marker["progress"])
         return Checkpoint(storage.parent(uri), marker["attempt"], marker.get("begun"), progress, marker["files"])
+    except FileNotFoundError:  # removed since it was listed
+        return None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("the checkpoint marker %s is damaged (%s): passed over", uri, error)
         return None

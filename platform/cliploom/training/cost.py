@@ -18,12 +18,14 @@ from cliploom.data.reader import Reader
 from cliploom.progress import duration
 from cliploom.settings.training import Train
 from cliploom.training.engine import bucket
+from cliploom.training.network import lock
 from cliploom.training.run import Run, workers_range
 from cliploom.training.step import text_buckets
 
 _FP32, _BF16 = 4, 2  # bytes
 _MOST_ROWS = 32  # that activations and operations are counted of; both grow with the rows
 _SAMPLE = 64  # captions whose lengths stand for all
+_BOTH = (True, False)
 _TIMES = 3  # a measured step is the fastest of so many
 
 
@@ -107,14 +109,14 @@ def estimate(run: Run) -> Cost:
     passes = whole + (forward if count > 1 else 0)  # the first pass, that makes rows without activations
     if train.activation_checkpointing:
         passes += forward
-    sizes = [p.numel() for p in network.parameters()]
-    trained = sum(sizes)
+    trained, frozen = (sum(p.numel() for p in network.parameters() if p.requires_grad is wanted) for wanted in _BOTH)
+    buffers = sum(buffer.numel() for buffer in network.buffers())
     return Cost(
-        parameters=trained,
+        parameters=trained + frozen,
         sample_flops=passes / len(tokens),
-        state_bytes={stage: _state_bytes(trained, stage, workers, train) for stage in range(4)},
+        state_bytes={stage: _state_bytes(trained, frozen, stage, workers, train) for stage in range(4)},
         activation_bytes=held / len(tokens) * rows,
-        checkpoint_bytes=3 * _FP32 * trained + sum(_FP32 * buffer.numel() for buffer in network.buffers()),
+        checkpoint_bytes=_FP32 * (3 * trained + frozen + buffers),
         steps=run.steps,
         samples=run.steps * train.global_batch_size,
         workers=workers,
@@ -125,6 +127,7 @@ def measure_rate(run: Run) -> float:
     """FLOP/s of this process: forward and backward of a few pairs, the fastest of several times."""
     tokens = _tokens(run, min(run.config.train.micro_batch_size, _MOST_ROWS))
     network = objectives.create(run.config.objective.name, run.model, 0, _table(run))
+    lock(network, run.config.train.lock)
     _, flops, _ = _count(_network(run), run, tokens)
     best = min(_timed(lambda: _backward(network, run, tokens)) for _ in range(_TIMES))
     return flops / best
@@ -134,29 +137,34 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
 
 
-def _state_bytes(parameters: int, stage: int, workers: int, train: Train) -> float:
+def _state_bytes(trained: int, frozen: int, stage: int, workers: int, train: Train) -> float:
     """Bytes of a worker's weights, gradients, master weights and moments; of a GPU's, those that are not offloaded.
 
-    At stage 0 AdamW steps on the fp32 weights themselves; from stage 1 on on a flat master of its own part. Gradients
-    are as wide as the weights, and from stage 2 on each worker keeps its part alone. At stage 2 gradients stand whole
-    until a bucket is full; stage 3 holds a bucket beside (on a CPU, pages of it that are never written take no memory).
+    What is frozen has weights alone, and a copy in the host's memory. At stage 0 AdamW steps on the fp32 weights
+    themselves; from stage 1 on on a flat master of its own part. Gradients are as wide as the weights, and from stage 2
+    on each worker keeps its part alone. At stage 2 gradients stand whole until a bucket is full; stage 3 holds a bucket
+    beside (on a CPU, pages of it that are never written take no memory).
     """
-    part = parameters / workers
+    part, on_gpu = trained / workers, train.gpus_per_worker > 0
     width = _BF16 if train.precision == "bf16" and stage else _FP32
+    copied = 0 if on_gpu else frozen * _FP32
+    weights = (trained + frozen) * width / (workers if stage == 3 else 1)
     if stage == 0:
-        return parameters * (_FP32 + _FP32 + 2 * _FP32)
-    weights = part * width if stage == 3 else parameters * width
-    gathered = bucket(parameters)
-    gradients = {1: parameters, 2: min(parameters, part + gathered), 3: part + gathered}[stage] * width
-    apart = train.offload and train.gpus_per_worker > 0
-    return weights + gradients + (0 if apart else part * 3 * _FP32)
+        return weights + copied + trained * (_FP32 + 2 * _FP32)
+    gathered = bucket(trained)
+    gradients = {1: trained, 2: min(trained, part + gathered), 3: part + gathered}[stage] * width
+    return weights + copied + gradients + (0 if train.offload and on_gpu else part * 3 * _FP32)
 
 
 def _network(run: Run) -> nn.Module:
     """A network to count with, whose tensors have no content; but of captions, of which only words are predicted."""
     table = _table(run)
     with torch.device("cpu" if run.config.objective.name == "captioning" else "meta"):
-        return objectives.objective(run.config.objective.name).network(run.model, *([] if table is None else [table]))
+        network = objectives.objective(run.config.objective.name).network(
+            run.model, *([] if table is None else [table])
+        )
+    lock(network, run.config.train.lock)
+    return network
 
 
 def _table(run: Run) -> Tensor | None:
@@ -201,7 +209,9 @@ def _forward(network: nn.Module, run: Run, tokens: Tensor) -> Tensor:
     size, device = run.model.image_size, next(network.parameters()).device
     buckets, restore = text_buckets(tokens, run.config.train.text_buckets)
     images = torch.zeros(len(tokens), 3, size, size, device=device)
-    output: tuple[Any, ...] = network(images, [bucket.to(device) for bucket in buckets], restore.to(device))
+    kept = run.kept_patches
+    patches = None if kept is None else torch.arange(kept, device=device).expand(len(tokens), kept)
+    output: tuple[Any, ...] = network(images, [bucket.to(device) for bucket in buckets], restore.to(device), patches)
     return sum(part.sum() for part in output)
 
 

@@ -129,7 +129,8 @@ class Engine:
         found = {f"{kind}/{name}@{start}": _on_host(values) for kind, name, start, values in self._state.own()}
         for name, value in self._frozen.items():
             start, stop = share(value.numel())
-            found[f"weight/{name}@{start}"] = value.flatten()[start:stop]
+            if start < stop:  # an empty slice would stand where another worker's begins
+                found[f"weight/{name}@{start}"] = value.flatten()[start:stop]
         if dist.get_rank() == 0:
             found |= {f"buffer/{name}@0": _on_host(value).flatten() for name, value in self._buffers().items()}
         return found

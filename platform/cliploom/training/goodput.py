@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from cliploom import storage
@@ -38,7 +39,8 @@ class Goodput:
         self._farthest = max(self._farthest, row["step"])
         self._restarts = max(self._restarts, row["attempt"] - 1)
         if time.monotonic() - self._written >= _INTERVAL_SECONDS:
-            self.write()
+            with suppress(OSError):  # the next record holds all of this one, and the last one must be kept
+                self.write()
 
     def metrics(self) -> dict[str, float]:
         """By their stable names; seconds, and `goodput` from 0 to 1."""

@@ -30,7 +30,7 @@ from cliploom.training.engine import Engine
 from cliploom.training.meter import Meter
 from cliploom.training.network import build
 from cliploom.training.profiling import Profile
-from cliploom.training.run import Run
+from cliploom.training.run import Run, note_export
 from cliploom.training.saver import Saver
 from cliploom.training.schedule import learning_rate
 from cliploom.training.skips import Skips
@@ -187,9 +187,8 @@ class Loop:
 
     def _micro_batch(self, batch: Batch) -> MicroBatch:
         patches = None
-        if share := self.run.config.model.patch_dropout:
+        if kept := self.run.kept_patches:
             total = self.run.model.grid_size**2
-            kept = max(1, round(total * (1 - share)))
             patches = torch.from_numpy(kept_patches(self.run.stream.source.seed, batch.samples, total, kept))
         return MicroBatch(torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens), patches)
 
@@ -293,3 +292,4 @@ def save_weights(run: Run, weights: dict[str, Tensor]) -> None:
         write_weights(run, weights, Path(folder))
         for file in sorted(Path(folder).iterdir()):
             storage.upload(file, storage.join(run.export, file.name))
+    note_export(run)

@@ -31,17 +31,22 @@ def build(run: Run, state: Mapping[str, Tensor] | None) -> nn.Module:
         network.load_state_dict({name: value.reshape(shapes[name]) for name, value in own.items()})
     elif start := read_start(run.folder):
         network.load_state_dict(start.state_dict())
-    if isinstance(network, CLIP):
-        match settings.lock:
-            case "image":
-                network.lock_image()
-            case "text":
-                network.lock_text()
+    lock(network, settings.lock)
     if settings.activation_checkpointing:
         checkpoint_activations(network)
     if settings.compile:
         compile_blocks(network)
     return network
+
+
+def lock(network: nn.Module, tower: str) -> None:
+    """Leave a tower of a CLIP model as it is, as `train.lock` names it."""
+    if isinstance(network, CLIP):
+        match tower:
+            case "image":
+                network.lock_image()
+            case "text":
+                network.lock_text()
 
 
 def read_start(folder: str) -> CLIP | None:

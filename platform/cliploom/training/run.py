@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,8 @@ from cliploom.errors import InputError
 from cliploom.models import CLIP, ModelConfig, preset
 from cliploom.models.compound import compound
 from cliploom.training import checkpoint, ngrams
+
+_EXPORTED = "exported.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Run:
     def warmup_steps(self) -> int:
         """Steps of learning-rate warm-up."""
         return -(-self.config.train.warmup_samples // self.config.train.global_batch_size)
+
+    @property
+    def kept_patches(self) -> int | None:
+        """Patches of each image that training sees; None where it sees all."""
+        dropped = self.config.model.patch_dropout
+        return max(1, round(self.model.grid_size**2 * (1 - dropped))) if dropped else None
 
     @property
     def makes_clip(self) -> bool:
@@ -104,7 +113,7 @@ def plan_run(config: Config, start: ModelConfig | None = None) -> Run:
             "data.window_shards": config.data.window_shards,
             "data.vocabulary": vocabulary.digest,
             "model.name": config.model.name,
-            **({} if config.model.factor == 1 else {"model.factor": config.model.factor}),
+            "model.factor": config.model.factor,
             "model.weights": config.model.weights,
             "model.activation": model.activation,
             "model.patch_dropout": config.model.patch_dropout,
@@ -165,17 +174,31 @@ def workers_range(config: Config) -> tuple[int, int]:
 
 
 def is_complete(run: Run) -> bool:
-    """Whether the run has been trained to its end and its weights are exported."""
+    """Whether the run has been trained to its end and its weights of then are exported."""
     found = checkpoint.committed(run.folder)
-    done = bool(found) and found[0].progress.step >= run.steps
-    return done and storage.exists(storage.join(run.export, "weights.safetensors"))
+    return bool(found) and found[0].progress.step == run.steps == _exported(run)
+
+
+def note_export(run: Run) -> None:
+    """Write down that the exported weights are those of the run's end; a run may be made longer later."""
+    record = {"format_version": 1, "step": run.steps}
+    storage.write(storage.join(run.folder, _EXPORTED), (json.dumps(record) + "\n").encode())
+
+
+def _exported(run: Run) -> int | None:
+    """The step whose weights are exported."""
+    try:
+        return int(json.loads(storage.read(storage.join(run.folder, _EXPORTED)))["step"])
+    except FileNotFoundError:
+        return None
 
 
 def _check_norm_groups(run: Run) -> None:
     """A ResNet's BatchNorm groups must not be cut by a worker or a micro-batch."""
     train = run.config.train
     low, high = workers_range(run.config)
-    for workers in range(low, high + 1) if run.model.is_resnet else ():
+    moves = run.model.is_resnet and train.lock != "image"
+    for workers in range(low, high + 1) if moves else ():
         _, rows = micro_batches(train.global_batch_size, workers, train.micro_batch_size)
         if train.global_batch_size % (workers * rows) or rows % train.norm_batch_size:
             raise InputError(
@@ -202,7 +225,15 @@ def check_goes_on(run: Run) -> None:
         InputError: it was begun with others; names the first.
     """
     found = checkpoint.committed(run.folder)
-    for key, value in (found[0].progress.settings if found else {}).items():
+    if not found:
+        return
+    if (done := found[0].progress).step > run.steps:
+        raise InputError(
+            f"run {run.config.run.name} has been trained on {done.samples:,} samples, more than the "
+            f"{run.steps * run.stream.global_batch_size:,} asked for now: set train.samples or train.epochs as "
+            "they were, or give a new run.name"
+        )
+    for key, value in ({"model.factor": 1} | done.settings).items():  # of factor 1 the oldest say nothing
         if run.settings.get(key) != value:
             raise InputError(
                 f"run {run.config.run.name} was begun with {key}={value}, not {run.settings.get(key)}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 from cliploom.errors import StorageError
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Attempt, Progress
+
+log = logging.getLogger(__name__)
 
 
 class SaveError(StorageError):
@@ -81,5 +84,11 @@ class Saver:
         dist.all_gather_object(parts, part, group=self._group)
         if rank == 0:
             checkpoint.commit(self._folder, self._attempt, progress, parts)
-            checkpoint.remove_old(self._folder, self._keep)
             self._committed(progress.step)
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        try:
+            checkpoint.remove_old(self._folder, self._keep)
+        except StorageError as error:  # what should go takes room till the next save, and nothing more
+            log.warning("old checkpoints in %s can't be removed now, but after the next one: %s", self._folder, error)

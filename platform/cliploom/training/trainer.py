@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -28,6 +29,7 @@ from cliploom.training.run import Run, is_complete, workers_range
 from cliploom.training.saver import SaveError
 from cliploom.training.watchdog import Watchdog
 
+log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 # Ray Train takes a node that is draining, or is just gone, for room; it looks again when it has waited so long.
 _ROOM_SECONDS = "15"
@@ -47,8 +49,6 @@ class Worker:
 
     def __call__(self) -> None:
         rank = ray.train.get_context().get_world_rank()
-        if ray.get(self.board.is_over.remote()):
-            return
         try:
             self._work()
         except (InputError, SaveError, GaveUpError) as error:  # another try would end the same way
@@ -72,7 +72,10 @@ class Worker:
         torch.set_num_threads(max(1, int(self.run.config.train.cpus_per_worker)))
         context = ray.train.get_context()
         rank, places = context.get_world_rank(), _places()
-        attempt, found = self._begin(places)
+        begun = self._begin(places)
+        if begun is None:
+            return
+        attempt, found = begun
         split = self.run.stream.split(attempt.step, len(places))[rank]
         stop = threading.Event()
         if rank == 0:
@@ -88,12 +91,12 @@ class Worker:
         if not done and not ray.get(self.board.is_stopping.remote()):
             raise DrainedError
 
-    def _begin(self, places: list[Place]) -> tuple[Attempt, Checkpoint | None]:
-        """Begin an attempt on rank 0, and tell the other workers which."""
+    def _begin(self, places: list[Place]) -> tuple[Attempt, Checkpoint | None] | None:
+        """Begin an attempt on rank 0, and tell the other workers which; none where there is nothing more to do."""
         import torch.distributed as dist
 
-        begun: list[Any] = [None]
-        if dist.get_rank() == 0:
+        begun: list[tuple[Attempt, Checkpoint | None] | None] = [None]
+        if dist.get_rank() == 0 and not ray.get(self.board.is_over.remote()):
             alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - _draining()
             reason = ray.get(self.board.begin.remote(places, alive))
             if error := ray.get(self.board.error.remote()):
@@ -106,8 +109,7 @@ class Worker:
                     self._report({"before": row})
             begun = [(attempt, found)]
         dist.broadcast_object_list(begun)
-        attempt, found = begun[0]
-        return attempt, found
+        return begun[0]
 
     def _report(self, row: dict[str, Any]) -> None:
         self.board.pin.remote(row)
@@ -228,7 +230,7 @@ def fit(run: Run, report: Report, stop: threading.Event) -> bool:
     )
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ROOM_SECONDS)
     try:
-        with _Listener(board, report), _stopping(board, stop):
+        with Listener(lambda: ray.get(board.take.remote()), report), _stopping(board, stop):
             trainer.fit()
     finally:
         if error := ray.get(board.error.remote()):
@@ -284,15 +286,19 @@ def _ray_storage(run: Run) -> str:
     return f"{run.folder}/ray"
 
 
-class _Listener:
-    """A thread that takes reports from the board for as long as the block runs."""
+class Listener:
+    """A thread that takes reports for as long as the block runs.
 
-    def __init__(self, board: Any, report: Report) -> None:
-        self._board, self._report = board, report
+    What fails with one is told at once and raised at the end: training goes on, and so do the reports after it.
+    """
+
+    def __init__(self, take: Callable[[], list[dict[str, Any]]], report: Report) -> None:
+        self._pinned, self._report = take, report
+        self._fault: Exception | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> Listener:
         self._thread.start()
         return self
 
@@ -301,10 +307,16 @@ class _Listener:
             self._take()
 
     def _take(self) -> None:
-        for row in ray.get(self._board.take.remote()):
-            self._report(row)
+        for row in self._pinned():
+            try:
+                self._report(row)
+            except Exception as error:
+                log.warning("a report could not be passed on: %s: %s", type(error).__name__, error)
+                self._fault = self._fault or error
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         self._thread.join()
         self._take()
+        if self._fault and kind is None:
+            raise self._fault

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
 from cliploom.data import stalls
+from cliploom.errors import StorageError
 from cliploom.progress import Progress, duration
 from cliploom.training.exporter import Exporter
 from cliploom.training.goodput import Goodput
@@ -26,14 +28,14 @@ class Tracker(Protocol):
         """Keep metrics, by step."""
 
     def keep(self, uri: str, folder: str) -> None:
-        """Keep a copy of a file below a folder."""
+        """Keep a copy of a file below a folder; raises StorageError where that is not to be had now."""
 
     def steps(self, name: str) -> set[int]:
         """The steps of which it has a metric."""
 
 
 class Watch:
-    """Called with each row, in the driver.
+    """Called with each row, in the driver, inside a `with` block of its own.
 
     Args:
         run: which trains.
@@ -66,7 +68,7 @@ class Watch:
         elif "before" in row:
             self._fill_in(row["before"])
         elif "artifact" in row:
-            self._tracker.keep(row["artifact"], "profile")
+            self._keep(row["artifact"])
         elif "bad" in row:
             named = {f"bad/{cause.replace(' ', '_')}": count for cause, count in row["bad"].items()}
             self._tracker.log(named, row["step"])
@@ -86,6 +88,12 @@ class Watch:
         if time.monotonic() - self._said >= _STALL_SECONDS:
             self._say_stalls(row)
 
+    def _keep(self, uri: str) -> None:
+        try:
+            self._tracker.keep(uri, "profile")
+        except StorageError as error:
+            self._progress.say(f"warning: {uri} has no copy with the run's metrics: {error}")
+
     def _fill_in(self, row: dict[str, Any]) -> None:
         """Keep what a job before reported, and was killed before it had sent it."""
         if row["step"] not in self._tracked:
@@ -99,9 +107,16 @@ class Watch:
         self._progress.say(stalls.summary(stalls.between(before, row)))
         self._stalled, self._said = row, time.monotonic()
 
-    def finish(self) -> str:
-        """Keep the record of goodput; returns the last words: where time went."""
-        self._goodput.write()
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep the record of goodput; where the run has failed, that is what is raised, whatever becomes of this."""
+        with suppress(OSError) if kind else nullcontext():
+            self._goodput.write()
+
+    def summary(self) -> str:
+        """Where time went; nothing where no step was reported."""
         if not self._last:
             return ""
         found = self._goodput.metrics()
