@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Demonstrations and tests keep to stores of their own, whichever MLflow the user works with.
+unexport MLFLOW_TRACKING_URI
 
 .PHONY: demo demo-suite search-demo search-full test test-unit lint bench soak clean help
 

@@ -18,6 +18,7 @@ os.environ.update(
         "AWS_EC2_METADATA_DISABLED": "true",  # otherwise missing credentials are looked for in the network
     }
 )
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests have stores of their own
 
 import pytest
 from hypothesis import HealthCheck, settings

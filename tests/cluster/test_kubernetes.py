@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -15,7 +16,7 @@ from kustomized import FOLDER, JOBS, SIZES, built, one, validate
 from ray import __version__ as ray_version
 
 import servers
-from cliploom import config, pools
+from cliploom import config, pools, registry
 from cliploom.settings.data import Data
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.training import Train
@@ -28,6 +29,21 @@ def groups(size: str) -> dict[str, dict[str, Any]]:
 def containers(size: str) -> list[dict[str, Any]]:
     spec = one(f"sizes/{size}", "RayCluster")["spec"]
     return [c for g in (spec["headGroupSpec"], *spec["workerGroupSpecs"]) for c in g["template"]["spec"]["containers"]]
+
+
+def environment(size: str) -> dict[str, str]:
+    """What all containers are told in which Ray runs."""
+    maps = {document["metadata"]["name"]: document for document in built(f"sizes/{size}") if "data" in document}
+    source = {"configMapRef": {"name": "cliploom-environment"}}
+    assert all(source in container["envFrom"] for container in containers(size) if container["name"] != "agent")
+    return dict(maps["cliploom-environment"]["data"])
+
+
+def settings(job: str) -> config.Config:
+    """Those that a job is started with."""
+    entry = one(f"jobs/{job}", "RayJob")["spec"]["entrypoint"].split()
+    path = str(servers.ROOT / entry[entry.index("--config") + 1]) if "--config" in entry else None
+    return config.load(path, [word for word in entry if "=" in word])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -125,9 +141,39 @@ def test_nothing_runs_as_root_and_no_secret_stands_in_it(size: str) -> None:
 def test_the_job_runs_what_there_is_with_settings_that_are_valid(job: str) -> None:
     entry = one(f"jobs/{job}", "RayJob")["spec"]["entrypoint"].split()
     assert entry[:2] == ["python", f"jobs/{job}.py"]
-    path = str(servers.ROOT / entry[entry.index("--config") + 1]) if "--config" in entry else None
-    settings = config.load(path, [word for word in entry if "=" in word])
-    assert one(f"jobs/{job}", "RayJob")["spec"]["jobId"] == settings.run.name or settings.run.name is None
+    name = settings(job).run.name
+    assert one(f"jobs/{job}", "RayJob")["spec"]["jobId"] == name or name is None
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_job_finds_the_teams_mlflow(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment("8").items():
+        monkeypatch.setenv(name, value)
+    assert registry.store_uri(settings(job)) == "https://mlflow.team"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mlflow_is_called_by_the_name_that_its_ingress_and_its_server_answer_to(size: str) -> None:
+    """Nothing but the ingress reaches the server."""
+    text = (FOLDER.parent / "mlflow" / "kubernetes" / "mlflow.yaml").read_text()
+    parts = {document["kind"]: document["spec"] for document in yaml.safe_load_all(text)}
+    [container] = parts["Deployment"]["template"]["spec"]["containers"]
+    told = {variable["name"]: variable["value"] for variable in container["env"]}
+    called = urlsplit(environment(size)["MLFLOW_TRACKING_URI"])
+    assert (called.scheme, called.port) == ("https", None)
+    assert [rule["host"] for rule in parts["Ingress"]["rules"]] == [called.hostname]
+    assert [tls["hosts"] for tls in parts["Ingress"]["tls"]] == [[called.hostname]]
+    assert told["ALLOWED_HOSTS"].split(",") == [called.hostname]
+
+
+@pytest.mark.parametrize("name", ["kuberay", "kuberay-operator"])  # of KubeRay's manifests, of its Helm chart
+def test_the_operator_reaches_the_head(name: str) -> None:
+    rules = one("sizes/8", "NetworkPolicy")["spec"]["ingress"]
+    [operator] = [peer["podSelector"] for rule in rules for peer in rule["from"] if "namespaceSelector" in peer]
+    [wanted] = operator["matchExpressions"]
+    assert operator == {"matchExpressions": [wanted]}
+    assert (wanted["key"], wanted["operator"]) == ("app.kubernetes.io/name", "In")
+    assert name in wanted["values"]
 
 
 def test_every_job_has_a_manifest() -> None:

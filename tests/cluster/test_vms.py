@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from cluster.render import render
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import servers
-from cliploom import pools
+from cliploom import config, pools, registry
 from cliploom.settings.data import Data
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.training import Train
@@ -90,6 +91,46 @@ def test_the_world_gets_in_by_ssh_and_token_alone(cloud: str, size: str) -> None
         else:
             assert node["tags"] == {"items": ["cliploom"]}  # which the firewall's rules name
             assert node["networkInterfaces"][0]["subnetwork"].endswith("/cliploom")
+
+
+@pytest.mark.parametrize("cloud", VALUES)
+def test_the_job_of_the_guide_finds_mlflow(cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in rendered(cloud, "8")["docker"]["run_options"]:
+        if variable := re.fullmatch(r"--env (MLFLOW_\w+)=(.*)", option):
+            monkeypatch.setenv(*variable.groups())
+    guide = (servers.ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
+    [job] = re.findall(r"^python cluster/submit\.py train --config (jobs/.*)", guide, re.M)
+    path, *words = shlex.split(job)
+    assert registry.store_uri(config.load(str(servers.ROOT / path), words)) == "https://mlflow"
+
+
+@pytest.mark.parametrize("cloud", VALUES)
+def test_mlflows_user_comes_to_every_node_in_a_file(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    for name in ("USERNAME", "PASSWORD"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree = rendered(cloud, "8")
+    place = Path("~/.mlflow/credentials")
+    assert tree["file_mounts"][str(place)] == str(place)
+    place.expanduser().parent.mkdir()
+    place.expanduser().write_text("[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = secret\n")
+    assert read_mlflow_creds() == ("ada", "secret")
+    place.expanduser().write_text("")
+    assert read_mlflow_creds() == (None, None)
+    assert not re.search("username|password", yaml.safe_dump(tree), re.I)
+    for commands in (tree["head_start_ray_commands"], tree["worker_start_ray_commands"]):
+        assert any(re.search(r"chmod 600 .*~/\.mlflow/credentials", command) for command in commands)
+
+
+def test_ray_brings_files_to_the_home_of_the_images_user() -> None:
+    """It looks for the home in the image's environment alone, and takes /root where that does not say it."""
+    dockerfile = (servers.ROOT / "cluster" / "Dockerfile").read_text()
+    assert "--create-home --shell /bin/bash ray" in dockerfile
+    assert "ENV HOME=/home/ray" in dockerfile
 
 
 @pytest.mark.parametrize("cloud", VALUES)

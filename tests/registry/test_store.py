@@ -36,6 +36,15 @@ def test_relative_sqlite_path_is_made_absolute(tmp_path: Path, monkeypatch: pyte
     assert registry.store_uri(settings(registry__uri="sqlite:///here.db")) == f"sqlite:///{tmp_path}/here.db"
 
 
+def test_mlflows_own_variable_names_the_store_where_no_setting_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    assert registry.store_uri(settings(run__storage="s3://bucket/runs")) == "https://mlflow.example.org"
+    assert registry.store_uri(settings(registry__uri="https://other.example.org")) == "https://other.example.org"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: databricks is neither"):
+        registry.store_uri(settings())
+
+
 def test_a_server_decides_where_artifacts_go() -> None:
     config = settings(registry__uri="https://mlflow.example.org/", run__storage="s3://bucket/runs")
     assert registry.store_uri(config) == "https://mlflow.example.org"

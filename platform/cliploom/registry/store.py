@@ -1,7 +1,7 @@
 """Where MLflow keeps things: an MLflow server (`https://...`), or an SQLite file beside the runs.
 
-A server's credentials come from MLflow's own variables: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or
-`MLFLOW_TRACKING_TOKEN`.
+Where `registry.uri` is not set, MLflow's own variable `MLFLOW_TRACKING_URI` names it. A server's credentials come from
+`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`, or `~/.mlflow/credentials`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
+_VARIABLE = "MLFLOW_TRACKING_URI"  # of MLflow's own; clusters set it for their jobs
 _CHECK_SECONDS = 10  # of one request; tried twice, so that `check` answers within 30 s
 _REFUSALS = {  # by HTTP status; the ends of sentences that begin with the server's URI
     401: "refuses the credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
@@ -49,21 +50,22 @@ def store_uri(config: Config) -> str:
     Raises:
         InputError: the URI is of a kind that is not known, or there is none and `run.storage` is not local.
     """
-    uri = config.registry.uri
-    if uri is None:
+    uri = config.registry.uri or os.environ.get(_VARIABLE)
+    key = "registry.uri" if config.registry.uri else _VARIABLE
+    if not uri:
         if storage.is_s3(config.run.storage):
             raise InputError(
-                f"registry.uri is not set, and SQLite can't live in run.storage={config.run.storage}: "
+                f"registry.uri is not set, nor {_VARIABLE}, and SQLite can't live in run.storage={config.run.storage}: "
                 "name an MLflow server or sqlite:///FILE"
             )
         return f"{_SQLITE}{storage.absolute(config.run.storage)}/mlflow.db"
     if is_sqlite(uri):
         path = uri.removeprefix(_SQLITE)
         if not path or not uri.startswith(_SQLITE):
-            raise InputError(f"registry.uri: {uri} names no file: write sqlite:///FILE")
+            raise InputError(f"{key}: {uri} names no file: write sqlite:///FILE")
         return _SQLITE + storage.absolute(path)
     if urlsplit(uri).scheme not in ("http", "https") or not urlsplit(uri).hostname:
-        raise InputError(f"registry.uri: {redact(uri)} is neither http(s)://HOST nor sqlite:///FILE")
+        raise InputError(f"{key}: {redact(uri)} is neither http(s)://HOST nor sqlite:///FILE")
     return uri.rstrip("/")
 
 

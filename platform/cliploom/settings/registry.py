@@ -10,7 +10,9 @@ from cliploom.settings.base import Fraction, Section
 class Registry(Section):
     """MLflow: tracking and model versions."""
 
-    uri: str | None = Field(None, description="MLflow server or sqlite:///FILE; by default sqlite in run.storage")
+    uri: str | None = Field(
+        None, description="MLflow server or sqlite:///FILE; by default MLFLOW_TRACKING_URI, else sqlite in run.storage"
+    )
     experiment: str = Field("cliploom", description="MLflow experiment of runs")
     model_name: str | None = Field(
         None, pattern=r"^[^/:@']+$", description="registered model that training adds a version to"
