@@ -14,7 +14,7 @@ from cliploom import models, registry
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
 from cliploom.models import weights
-from cliploom.registry import review, store, tracking
+from cliploom.registry import cleaning, review, store, tracking
 from mlflow_servers import ADMIN, PASSWORD, MlflowServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("credentials")]
@@ -110,6 +110,10 @@ def test_a_user_who_may_only_read(
         registry.Tracker.start(server.uri, "theirs", "read-only", {}, {})
     with pytest.raises(InputError, match="no permission"):
         review.approve(server.uri, version, "reader", "I may not", override=True)
+    leftover = cleaning.Leftover("read-only", tracker.run_id, str(tmp_path / "export"), 0, "killed", True)
+    with pytest.raises(InputError, match="no permission"):
+        cleaning.remove(server.uri, leftover)
+    assert (tmp_path / "export").is_dir()
     assert registry.resolve(server.uri, version.uri) == version
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import clean
 
-from cliploom import job, registry
+from cliploom import job, registry, storage
 from cliploom.registry import cleaning, store
 from cliploom.registry.tracking import Status, Tracker
 
@@ -19,8 +19,8 @@ Register = Callable[..., registry.Version]
 def make(uri: str, tmp_path: Path) -> Callable[..., Tracker]:
     """A run in MLflow with a folder that has a checkpoint and, where it is `exported`, its weights."""
 
-    def make(name: str, status: Status | None, exported: bool = False) -> Tracker:
-        made = Tracker.start(uri, "tests", name, {}, {}, str(tmp_path / "mlartifacts"))
+    def make(name: str, status: Status | None, exported: bool = False, **tags: str) -> Tracker:
+        made = Tracker.start(uri, "tests", name, {}, tags, str(tmp_path / "mlartifacts"))
         for file in ("checkpoints/10/state", *(["export/weights.safetensors"] if exported else [])):
             path = tmp_path / "runs" / name / file
             path.parent.mkdir(parents=True)
@@ -52,6 +52,30 @@ def test_a_run_that_keeps_decisions_stays(uri: str, make: Callable[..., Tracker]
     first = register(run_id=make("first", "FAILED").run_id)
     store.client(uri).delete_model_version(first.name, str(first.version))
     assert cleaning.find(uri, "tests", "runs", 0) == []
+
+
+def test_what_trials_leave_is_their_searchs(uri: str, make: Callable[..., Tracker], tmp_path: Path) -> None:
+    search = make("search", "FINISHED")
+    make("search-003", "KILLED", **{"mlflow.parentRunId": search.run_id})  # which the search stopped early
+    assert found(uri, tmp_path) == []
+
+
+def test_what_an_interruption_leaves_is_listed_again(
+    uri: str, make: Callable[..., Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("killed", "KILLED")
+    [one] = cleaning.find(uri, "tests", str(tmp_path / "runs"), 0)
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cleaning.remove(uri, one)
+    assert cleaning.find(uri, "tests", str(tmp_path / "runs"), 0) == [one]
+    cleaning.remove(uri, one)
+    assert found(uri, tmp_path) == []
 
 
 def test_job_lists_first_and_deletes_when_told(

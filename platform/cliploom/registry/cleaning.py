@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _DAY = 24 * 3600 * 1000  # ms
 _PAGE = 200
+_PARENT = "mlflow.parentRunId"  # tag of a trial's run: the search's run
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def find(uri: str, experiment: str, folder: str, days: float) -> list[Leftover]:
 
     Returns:
         Runs that failed or were killed and that no model version comes from; and the checkpoints of those that finished
-        and have their weights exported. A run that goes on, or that keeps a model's history, is never among them.
+        and have their weights exported. A run that goes on, or that keeps a model's history, is never among them; nor
+        is a trial's, whose files are its search's.
     """
     client = store.client(uri)
     with store.permitted(uri):
@@ -68,13 +70,19 @@ def find(uri: str, experiment: str, folder: str, days: float) -> list[Leftover]:
 def remove(uri: str, leftover: Leftover) -> None:
     """Delete files and, of a whole run, MLflow's run too; that can be restored there until `mlflow gc`.
 
+    The run goes last: while it is there, what an interruption has left is listed again.
+
     Raises:
         InputError: the server gives no permission; then the files are still there.
     """
+    client = store.client(uri)
     if leftover.whole:
         with store.permitted(uri):
-            store.client(uri).delete_run(leftover.run_id)
+            client.restore_run(leftover.run_id)  # takes the permission to delete it, and changes no run that is there
     storage.delete(leftover.uri)
+    if leftover.whole:
+        with store.permitted(uri):
+            client.delete_run(leftover.run_id)
 
 
 def _ended(client: MlflowClient, experiment_id: str, days: float) -> Iterator[Any]:
@@ -88,7 +96,7 @@ def _ended(client: MlflowClient, experiment_id: str, days: float) -> Iterator[An
         )
         for run in page:
             name = run.data.tags.get(RUN_TAG)
-            if name is None or name in seen:
+            if name is None or name in seen or _PARENT in run.data.tags:
                 continue
             seen.add(name)
             if run.info.status in ("FINISHED", "FAILED", "KILLED") and (run.info.end_time or latest) < latest:
