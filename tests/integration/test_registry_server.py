@@ -5,17 +5,24 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
 import torch
+from jobs import evaluate
 
+import evaluation_sets
+import proxy
+from cliploom import config as configs
 from cliploom import models, registry
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.errors import InputError
+from cliploom.evaluation import suite as suites
 from cliploom.models import weights
-from cliploom.registry import cleaning, review, store, tracking
+from cliploom.registry import claims, cleaning, review, store, tracking
 from mlflow_servers import ADMIN, PASSWORD, MlflowServer
+from watching import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("credentials")]
 
@@ -132,3 +139,65 @@ def test_a_server_that_is_down_for_a_while(server: MlflowServer, monkeypatch: py
     tracker.finish()
     history = store.client(server.uri).get_metric_history(tracker.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(step, 3.0 - step / 50) for step in range(50)]
+
+
+def test_a_claim_outlives_a_server_that_breaks_off(
+    server: MlflowServer,
+    clip: models.CLIP,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = registry.Tracker.start(server.uri, "tests", "claimed", {}, {})
+    weights.save(clip, tmp_path / "export")
+    version = registry.register(server.uri, "claimed", tracker.run_id, tmp_path / "export", {}, "# C")
+
+    def told() -> str:
+        return registry.resolve(server.uri, version.uri).tags[claims.CLAIM]
+
+    with proxy.before(server.uri) as between:
+        mine = claims.claim(between.endpoint, version, 0.5)
+        assert mine is not None
+        with mine:
+            between.fault = lambda line, number: "reset"
+            until(lambda: "could not be renewed" in caplog.text, "a renewal fails")
+            with pytest.raises(store.StoreError, match="breaks off the connection"):
+                mine.holds()
+            last = told()
+            between.fault = lambda line, number: None
+            until(lambda: told() != last, "the claim is renewed")
+    assert '"ended"' in told()
+
+
+def test_a_watching_evaluator_outlives_each_request_that_fails(
+    server: MlflowServer, clip: models.CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of each kind, apart from those by which it finds out whether the server is there."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(evaluate.signal, "signal", lambda *_: None)
+    tracker = registry.Tracker.start(server.uri, "tests", "watched", {}, {})
+    weights.save(clip, tmp_path / "export")
+    registry.register(server.uri, "watched", tracker.run_id, tmp_path / "export", {}, "# C")
+    evaluation_sets.classification(tmp_path / "colours", samples=8, shards=1)
+    (tmp_path / "small.yaml").write_text("- {dataset: colours, tasks: [zeroshot_classification]}\n")
+    settings = [f"evaluate.root={tmp_path}", "evaluate.poll_seconds=0.1", "evaluate.lease_seconds=1"]
+    failed = set[str]()
+
+    def fault(line: str, number: int) -> Literal["reset"] | None:
+        kind = line.split()[1].partition("?")[0].partition("/mlflow/")[2]
+        if kind == "experiments/search" or kind in failed:
+            return None
+        failed.add(kind)
+        return "reset"
+
+    def evaluated(*_: object) -> None:
+        raise KeyboardInterrupt  # which ends the watch
+
+    monkeypatch.setattr(evaluate, "_evaluate", evaluated)
+    suite = suites.load(str(tmp_path / "small.yaml"))
+    with proxy.before(server.uri) as between:
+        between.fault = fault
+        with pytest.raises(KeyboardInterrupt):
+            evaluate._watch(configs.load(None, settings), suite, between.endpoint, "watched")
+    assert failed >= {"registered-models/get", "model-versions/search", "runs/get", "model-versions/set-tag"}

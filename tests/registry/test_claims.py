@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,56 @@ def test_what_was_evaluated_since_it_was_listed_is_left_alone(uri: str, register
     (tmp_path / "report").mkdir()
     registry.record_evaluation(uri, version, [], tmp_path / "report", passed=True, reasons=[])
     assert claims.claim(uri, version, LONG) is None
+
+
+def test_a_holder_that_was_listed_long_ago_is_asked_again(uri: str, register: Register) -> None:
+    version = register()
+    mine = claims.claim(uri, version, LONG)
+    assert mine is not None
+    with mine:
+        told = json.loads(again(uri, version).tags[CLAIM]) | {"when": "2020-01-01T00:00:00+00:00"}
+        listed = replace(version, tags={CLAIM: json.dumps(told)})
+        assert claims.claim(uri, listed, LONG) is None
+        assert mine.holds()
+
+
+def test_a_claim_that_was_lost_is_not_renewed_over_the_next_one(uri: str, register: Register) -> None:
+    version = register()
+    mine = claims.claim(uri, version, SHORT)
+    assert mine is not None
+    with mine:
+        theirs = claims.claim(uri, version, 0)  # for which mine has lapsed
+        assert theirs is not None
+        mine._thread.join(60)
+        assert not mine._thread.is_alive()
+        with theirs:
+            pass
+    assert json.loads(again(uri, version).tags[CLAIM])["number"] == 2
+
+
+def test_a_server_that_is_away_is_told_as_such(
+    uri: str, register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an evaluator asks of it, since a watching one goes on after that error alone."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    version = register()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: nothing answers, and no one else takes it
+        away = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        mine = Claim(away, version, 1, "me", LONG)
+        asked: list[Callable[[], object]] = [
+            lambda: registry.check_model(away, MODEL),
+            lambda: registry.candidates(away, MODEL),
+            lambda: claims.claim(away, version, LONG),
+            mine.__enter__,
+            mine.holds,
+            lambda: registry.Tracker.attach(away, version.run_id).url,
+            lambda: registry.download(away, version, tmp_path),
+            lambda: registry.results(away, version),
+        ]
+        for ask in asked:
+            with pytest.raises(store.StoreError, match="can't be reached"):
+                ask()
 
 
 KILLED = """

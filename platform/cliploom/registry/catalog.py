@@ -125,7 +125,8 @@ def versions(uri: str, name: str) -> list[Version]:
         InputError: there is no such model.
     """
     check_model(uri, name)
-    return _all(store.client(uri), name)
+    with store.permitted(uri):
+        return _all(store.client(uri), name)
 
 
 def check_model(uri: str, name: str) -> None:
@@ -135,9 +136,10 @@ def check_model(uri: str, name: str) -> None:
         InputError: there is not; names the nearest that is.
     """
     client = store.client(uri)
-    if not _find_model(client, name):
-        known = [model.name for model in client.search_registered_models()]
-        raise InputError(f"there is no registered model {name} in {store.redact(uri)}{nearest(name, known)}")
+    with store.permitted(uri):
+        if not _find_model(client, name):
+            known = [model.name for model in client.search_registered_models()]
+            raise InputError(f"there is no registered model {name} in {store.redact(uri)}{nearest(name, known)}")
 
 
 def champion(uri: str, name: str) -> Version | None:
@@ -179,11 +181,11 @@ def download(uri: str, version: Version, to: Path) -> Path:
     client = store.client(uri)
     from mlflow.artifacts import download_artifacts
 
-    # Not `models:/NAME/VERSION`: MLflow looks that up in the process's default store, which need not be this one.
-    stored = client.get_model_version_download_uri(version.name, str(version.version))
-    source = f"{stored}/{package.FOLDER}"
     to.mkdir(parents=True, exist_ok=True)
     with store.permitted(uri):
+        # Not `models:/NAME/VERSION`: MLflow looks that up in the process's default store, which need not be this one.
+        stored = client.get_model_version_download_uri(version.name, str(version.version))
+        source = f"{stored}/{package.FOLDER}"
         folder = Path(download_artifacts(source, dst_path=str(to), tracking_uri=uri))
     found = package.digests(folder)
     for name, registered in _registered_digests(version).items():
@@ -232,9 +234,9 @@ def results(uri: str, version: Version) -> list[dict[str, Any]]:
     """The rows of the version's last evaluation; none where there was none."""
     client = store.client(uri)
     path = f"{_folder(version)}/results.json"
-    if path not in {file.path for file in client.list_artifacts(version.run_id, _folder(version))}:
-        return []
-    with tempfile.TemporaryDirectory() as temporary:
+    with store.permitted(uri), tempfile.TemporaryDirectory() as temporary:
+        if path not in {file.path for file in client.list_artifacts(version.run_id, _folder(version))}:
+            return []
         rows: list[dict[str, Any]] = json.loads(
             Path(client.download_artifacts(version.run_id, path, temporary)).read_text()
         )

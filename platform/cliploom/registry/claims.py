@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from cliploom.errors import InputError, StorageError
 from cliploom.registry import catalog, journal, store
 from cliploom.registry.catalog import EVALUATION, Version
 
@@ -42,26 +43,34 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        if self.holds():
-            self._tell("ended")
+        self._keep("ended")
 
     def holds(self) -> bool:
         """Whether nobody has taken the work over meanwhile."""
         return len(_entries(self._uri, self.version)) == self._number
 
     def _renew(self) -> None:
+        while not self._ended.wait(self._lease / _RENEWALS) and self._keep("running"):
+            pass
+
+    def _keep(self, state: str) -> bool:
+        """Tell the state of the claim if it still holds; whether it does, as far as MLflow lets us know.
+
+        The lease is longer than a short absence of the server, and what the evaluation itself fails of is to be told.
+        """
         from mlflow.exceptions import MlflowException
 
-        while not self._ended.wait(self._lease / _RENEWALS):
-            try:
-                self._tell("running")
-            except MlflowException as error:  # the lease is longer than a short absence of the server
-                _log.warning("the claim on %s could not be renewed: %s", self.version.uri, store.one_line(error))
+        try:
+            if not self.holds():
+                return False  # the tag is another's now
+            self._tell(state)
+        except (InputError, StorageError, MlflowException) as error:
+            _log.warning("the claim on %s could not be renewed: %s", self.version.uri, store.one_line(error))
+        return True
 
     def _tell(self, state: str) -> None:
         known = {"number": self._number, "owner": self._owner, "state": state, "when": _now().isoformat()}
-        client = store.client(self._uri)
-        client.set_model_version_tag(self.version.name, str(self.version.version), CLAIM, json.dumps(known))
+        catalog.set_tags(self._uri, self.version, {CLAIM: json.dumps(known)})
 
 
 def pending(uri: str, name: str, lease: float) -> Iterator[Claim]:
@@ -76,16 +85,18 @@ def claim(uri: str, version: Version, lease: float) -> Claim | None:
 
     Args:
         uri: of the store.
-        version: to be evaluated.
+        version: to be evaluated; read again, since it may have been listed long ago.
         lease: seconds without a renewal after which the claim is anybody's.
 
     Raises:
-        InputError: the server gives no permission.
+        InputError: the version is gone, or the server gives no permission.
+        StoreError: the server can't be reached.
     """
     entries = _entries(uri, version)
-    if entries and _is_held(version, entries, lease):
-        return None
     if len(entries) >= ATTEMPTS:
+        return None
+    version = catalog.resolve(uri, version.uri)
+    if EVALUATION in version.tags or (entries and _is_held(version, entries, lease)):
         return None
     owner = f"{socket.gethostname()}:{os.getpid()}"
     entry = {"owner": owner, "when": _now().isoformat(), "nonce": journal.nonce()}
@@ -93,7 +104,7 @@ def claim(uri: str, version: Version, lease: float) -> Claim | None:
     with store.permitted(uri):
         if not journal.add(store.client(uri), version.run_id, _prefix(version), number, json.dumps(entry)):
             return None
-    if EVALUATION in catalog.resolve(uri, version.uri).tags:  # since the candidates were listed
+    if EVALUATION in catalog.resolve(uri, version.uri).tags:  # by one whose claim had lapsed, just now
         return None
     return Claim(uri, version, number, owner, lease)
 
@@ -108,7 +119,8 @@ def _is_held(version: Version, entries: list[str], lease: float) -> bool:
 
 
 def _entries(uri: str, version: Version) -> list[str]:
-    return journal.read(store.client(uri), version.run_id, _prefix(version))
+    with store.permitted(uri):
+        return journal.read(store.client(uri), version.run_id, _prefix(version))
 
 
 def _prefix(version: Version) -> str:

@@ -101,7 +101,8 @@ class Tracker:
         """Where a person finds the run: its page on the server, or the SQLite store and the run's id."""
         if store.is_sqlite(self.uri):
             return f"{self.uri} (run {self.run_id})"
-        experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        with store.permitted(self.uri):
+            experiment_id = self._client.get_run(self.run_id).info.experiment_id
         return f"{store.redact(self.uri)}/#/experiments/{experiment_id}/runs/{self.run_id}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
