@@ -49,7 +49,7 @@ def main(config: Config, _: list[str]) -> None:
     suite = suites.load(str(config.evaluate.suite))
     gates.check(config.evaluate, suite)
     storage.check(config.run.storage, "run.storage")
-    opened = run.open_suite(suite, config.evaluate.root)
+    opened = run.open_suite(suite, config.evaluate.root)  # what it lacks is said before anything is awaited
     if config.evaluate.model and not (config.evaluate.pending or config.evaluate.watch):
         _evaluate(config, suite, opened, _named(config, suite))
         return
@@ -57,8 +57,8 @@ def main(config: Config, _: list[str]) -> None:
     uri, name = registry.store_uri(config), str(config.registry.model_name)
     registry.check(uri)
     if config.evaluate.watch:
-        _watch(config, suite, opened, uri, name)
-    elif not _pending(config, suite, opened, uri, name):
+        _watch(config, suite, uri, name)
+    elif not _pending(config, suite, uri, name):
         print(
             "nothing to do: each version is evaluated, somebody else's, or given up after "
             f"{claims.ATTEMPTS} evaluations that failed; evaluate.model names one to do again"
@@ -91,9 +91,10 @@ def _subject(
     return Subject(name, version, weights, uri, folder)
 
 
-def _pending(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: str) -> int:
+def _pending(config: Config, suite: Suite, uri: str, name: str) -> int:
     """Evaluate what is not evaluated; returns how many versions that were."""
     from cliploom import registry
+    from cliploom.evaluation import run
     from cliploom.registry import claims
 
     waiting = registry.candidates(uri, name)
@@ -102,12 +103,13 @@ def _pending(config: Config, suite: Suite, opened: list[Dataset], uri: str, name
     done = 0
     for claim in claims.pending(uri, name, config.evaluate.lease_seconds):
         with claim:
+            opened = run.open_suite(suite, config.evaluate.root)  # shards may have been replaced meanwhile
             _evaluate(config, suite, opened, _registered(config, suite, claim.version, uri), claim)
         done += 1
     return done
 
 
-def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: str) -> None:
+def _watch(config: Config, suite: Suite, uri: str, name: str) -> None:
     """Evaluate candidates as they come, until SIGTERM or SIGINT."""
     from cliploom import registry
     from cliploom.registry import webhook
@@ -119,7 +121,7 @@ def _watch(config: Config, suite: Suite, opened: list[Dataset], uri: str, name: 
             came.clear()
             try:
                 registry.check(uri)
-                _pending(config, suite, opened, uri, name)
+                _pending(config, suite, uri, name)
             except (InputError, StorageError) as error:  # of one version, or of a server that may come back
                 print("error:", *str(error).split(), file=sys.stderr, flush=True)
             came.wait(config.evaluate.poll_seconds)
@@ -160,10 +162,19 @@ def _weights(given: str) -> str:
     return uri
 
 
-def _title(uri: str) -> str:
-    """What a model that is not registered is called: its file or folder; that of the run where this is its export."""
-    parts = [part for part in uri.split("/") if part]
-    name = parts[-2] if parts[-1] == "export" and len(parts) > 1 else parts[-1]
+def _title(given: str) -> str:
+    """What a model that is not registered is called: its file, or its folder where the file has a name that many have.
+
+    What a training run has exported is called as the run.
+    """
+    from cliploom import storage
+    from cliploom.models.weights import KNOWN_FILES
+
+    *folders, name = [part for part in storage.absolute(given).split("/") if part]
+    if name in KNOWN_FILES and folders:
+        name = folders.pop()
+    if name == "export" and folders:
+        name = folders.pop()
     return name.removesuffix(".safetensors").removesuffix(".pt")
 
 

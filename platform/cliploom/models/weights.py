@@ -25,7 +25,7 @@ from cliploom.models.shapes import check_config, check_shapes, infer_config, res
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-_KNOWN_FILES = (WEIGHTS, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+KNOWN_FILES = (WEIGHTS, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 
 
 def save(model: CLIP, folder: Path) -> None:
@@ -65,7 +65,7 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
             `config`.
     """
     file = _weights_file(path)
-    said = _activation(file.parent) if file.name in _KNOWN_FILES else None
+    said = _activation(file.parent) if file.name in KNOWN_FILES else None
     state = read_tensors(file)
     try:
         state = to_openai(state)
@@ -105,10 +105,10 @@ def _write(state: Mapping[str, Tensor], config: dict[str, Any], folder: Path, na
 def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    for name in _KNOWN_FILES:
+    for name in KNOWN_FILES:
         if (path / name).is_file():
             return path / name
-    raise InputError(f"the folder {path} holds no weights: none of {', '.join(_KNOWN_FILES)}")
+    raise InputError(f"the folder {path} holds no weights: none of {', '.join(KNOWN_FILES)}")
 
 
 def _activation(folder: Path) -> str | None:
