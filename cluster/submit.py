@@ -3,8 +3,9 @@
     python cluster/submit.py [--address URL] [--no-wait] JOB --config FILE [section.key=value ...]
 
 What stands from JOB on is what would run it here (`python jobs/JOB.py --config FILE ...`). The job's id on the cluster
-is its run.name, with -2, -3, ... where it is submitted again: it then goes on from where it was. A run that is still at
-work is not started twice. Code and config go along, data never; Ctrl-C leaves the job at work.
+is its run.name, or JOB where that is not set, and with -2, -3, ... where there is one: a run goes on from where it was.
+A run.name that is still at work is not started twice. Code and config go along, data never; Ctrl-C leaves the job at
+work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from cliploom import config as configs
 from cliploom.errors import InputError
+from cliploom.job import SETTING
 from cliploom.registry.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -57,12 +59,12 @@ def submit(address: str, job: str, arguments: list[str], wait: bool) -> int:
     """
     from ray.job_submission import JobSubmissionClient
 
-    run = _run_name(job, arguments)
+    run = _run_name(arguments)
     try:
         client = JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(f"no cluster takes jobs at {address}: {str(error).splitlines()[0]}") from None
-    metadata = {"job": job, "run": run}
+    metadata = {"job": job} | ({"run": run} if run else {})
     name = _free_id(client.list_jobs(), metadata)
     with tempfile.TemporaryDirectory() as folder:
         arguments = _stage(Path(folder), arguments)
@@ -86,25 +88,28 @@ def submit(address: str, job: str, arguments: list[str], wait: bool) -> int:
         return 1
 
 
-def _run_name(job: str, arguments: list[str]) -> str:
-    """run.name of the job's settings; the job's own name where they have none."""
+def _run_name(arguments: list[str]) -> str | None:
+    """run.name of the job's settings."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config")
     known, rest = parser.parse_known_args(arguments)
-    return configs.load(known.config, [word for word in rest if "=" in word]).run.name or job
+    return configs.load(known.config, [word for word in rest if SETTING.match(word)]).run.name
 
 
 def _free_id(jobs: list[JobDetails], metadata: dict[str, str]) -> str:
-    """The run's name, or that with the first number that no job of the cluster has."""
+    """The run's name, or the job's, or that with the first number that no job of the cluster has.
+
+    Jobs without a run's name may be about different work, even where they are of one kind.
+    """
     for job in jobs:
-        if job.metadata == metadata and not job.status.is_terminal():
+        if "run" in metadata and job.metadata == metadata and not job.status.is_terminal():
             raise InputError(
                 f"run {metadata['run']} is at work as job {job.submission_id}: "
                 f"ray job logs --follow {job.submission_id} shows it"
             )
-    taken, run = {job.submission_id for job in jobs}, metadata["run"]
+    taken, first = {job.submission_id for job in jobs}, metadata.get("run", metadata["job"])
     numbers = range(2, len(taken) + 3)
-    return next(name for name in (run, *(f"{run}-{number}" for number in numbers)) if name not in taken)
+    return next(name for name in (first, *(f"{first}-{number}" for number in numbers)) if name not in taken)
 
 
 def _stage(folder: Path, arguments: list[str]) -> list[str]:

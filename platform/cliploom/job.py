@@ -12,7 +12,7 @@ from cliploom import config as configs
 from cliploom.errors import InputError, StorageError
 from cliploom.redacting import redacted
 
-_SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")
+SETTING = re.compile(r"^[a-z_]+(\.[A-Za-z0-9_/@-]+)+=")  # of a command line; other words are a job's own
 
 
 def run(
@@ -54,8 +54,8 @@ def run(
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args(argv)
     try:
-        settings = [word for word in arguments.rest if _SETTING.match(word)] + (arguments.settings or [])
-        others = [word for word in arguments.rest if not _SETTING.match(word)]
+        settings = [word for word in arguments.rest if SETTING.match(word)] + (arguments.settings or [])
+        others = [word for word in arguments.rest if not SETTING.match(word)]
         if others and not words:
             raise InputError(f"'{others[0]}' is no setting: write section.key=value")
         config = configs.load(arguments.config, settings)

@@ -33,6 +33,37 @@ def test_a_run_at_work_is_not_started_twice() -> None:
         submit._free_id([job("first-2", JobStatus.RUNNING, RUN)], RUN)
 
 
+class Cluster:
+    """What a submission sees of one on which every job stays at work."""
+
+    def __init__(self) -> None:
+        self.jobs: list[JobDetails] = []
+
+    def __call__(self, address: str) -> Cluster:
+        return self
+
+    def list_jobs(self) -> list[JobDetails]:
+        return self.jobs
+
+    def submit_job(self, submission_id: str, metadata: dict[str, str], **_: object) -> None:
+        self.jobs.append(job(submission_id, JobStatus.RUNNING, metadata))
+
+
+def test_jobs_that_name_no_run_may_be_at_work_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", cluster)
+    for source in ("one.csv", "other.csv"):
+        submit.submit("http://cluster", "prepare", [f"prepare.source={source}"], wait=False)
+    assert [one.submission_id for one in cluster.jobs] == ["prepare", "prepare-2"]
+    submit.submit("http://cluster", "prepare", ["run.name=named"], wait=False)
+    with pytest.raises(InputError, match="run named is at work"):
+        submit.submit("http://cluster", "prepare", ["run.name=named"], wait=False)
+
+
+def test_words_of_a_job_are_no_settings() -> None:
+    assert submit._run_name(["approve", "3", "lr=0.1", "is", "better", "run.name=review"]) == "review"
+
+
 @pytest.mark.parametrize("word", ["--config", "--config="])
 def test_jobs_and_config_go_along_and_data_does_not(tmp_path: Path, word: str) -> None:
     config = tmp_path / "mine.yaml"
@@ -45,9 +76,9 @@ def test_jobs_and_config_go_along_and_data_does_not(tmp_path: Path, word: str) -
     assert (tmp_path / "staged" / "config.yaml").read_text() == "run: {name: mine}"
     assert (tmp_path / "staged" / "jobs" / "train.py").is_file()
     assert {path.name for path in (tmp_path / "staged").iterdir()} == {"jobs", "config.yaml"}
-    assert submit._run_name("train", arguments) == "mine"
-    assert submit._run_name("train", [*arguments, "run.name=other"]) == "other"
-    assert submit._run_name("index", []) == "index"
+    assert submit._run_name(arguments) == "mine"
+    assert submit._run_name([*arguments, "run.name=other"]) == "other"
+    assert submit._run_name([]) is None
 
 
 @pytest.mark.parametrize(
