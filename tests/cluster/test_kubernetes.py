@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,50 @@ import yaml
 from kustomized import FOLDER, JOBS, SIZES, built, one, validate
 from ray import __version__ as ray_version
 
+import pairs
 import servers
 from cliploom import config, pools, registry
+from cliploom.search import run as searches
+from cliploom.search.tuner import concurrency
 from cliploom.settings.data import Data
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.training import Train
+from cliploom.training.run import plan_run
+from cliploom.training.trainer import needs, preflight
+
+LIBRARY = servers.ROOT / "platform" / "cliploom"
+REQUIRED_IN = {"curate": "data/curation/curate.py", "index": "data/indexing.py", "prepare": "data/prepare.py"}
 
 
 def groups(size: str) -> dict[str, dict[str, Any]]:
     return {group["groupName"]: group for group in one(f"sizes/{size}", "RayCluster")["spec"]["workerGroupSpecs"]}
+
+
+def told_pools(size: str, folder: Path) -> list[pools.NodeType]:
+    """What the jobs are told that the cluster may grow to."""
+    path = folder / "pools.yaml"
+    maps = {document["metadata"]["name"]: document for document in built(f"sizes/{size}") if "data" in document}
+    path.write_text(maps["cliploom-pools"]["data"]["pools.yaml"])
+    return pools.read(str(path))
+
+
+def entry_point(job: str) -> list[str]:
+    words: list[str] = one(f"jobs/{job}", "RayJob")["spec"]["entrypoint"].split()
+    return words
+
+
+def settings_of(job: str, *more: str) -> config.Config:
+    """The settings that a RayJob's entry point gives, with `more` over them."""
+    entry = entry_point(job)
+    path = str(servers.ROOT / entry[entry.index("--config") + 1]) if "--config" in entry else None
+    return config.load(path, [*(word for word in entry if "=" in word), *more])
+
+
+def required(job: str) -> list[str]:
+    """The keys without which a job refuses to start: what it, or the library where it leaves that to it, says."""
+    files = [servers.ROOT / "jobs" / f"{job}.py", *([LIBRARY / REQUIRED_IN[job]] if job in REQUIRED_IN else [])]
+    calls = [call for file in files for call in re.findall(r"\brequire\(config, (.+)\)", file.read_text())]
+    return [key for call in calls for key in re.findall(r'"([\w.]+)"', call)]
 
 
 def containers(size: str) -> list[dict[str, Any]]:
@@ -37,13 +73,6 @@ def environment(size: str) -> dict[str, str]:
     source = {"configMapRef": {"name": "cliploom-environment"}}
     assert all(source in container["envFrom"] for container in containers(size) if container["name"] != "agent")
     return dict(maps["cliploom-environment"]["data"])
-
-
-def settings(job: str) -> config.Config:
-    """Those that a job is started with."""
-    entry = one(f"jobs/{job}", "RayJob")["spec"]["entrypoint"].split()
-    path = str(servers.ROOT / entry[entry.index("--config") + 1]) if "--config" in entry else None
-    return config.load(path, [word for word in entry if "=" in word])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,10 +120,7 @@ def test_it_has_so_many_gpus_and_no_work_on_the_head(size: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_jobs_are_told_the_truth_of_its_pools(size: str, tmp_path: Path) -> None:
     """pools.yaml says once more what the groups are; labels are those of the settings."""
-    path = tmp_path / "pools.yaml"
-    maps = {document["metadata"]["name"]: document for document in built(f"sizes/{size}") if "data" in document}
-    path.write_text(maps["cliploom-pools"]["data"]["pools.yaml"])
-    told = {kind.pool: kind for kind in pools.read(str(path))}
+    told = {kind.pool: kind for kind in told_pools(size, tmp_path)}
     assert told.keys() == groups(size).keys() <= {Data().pool, Train().pool, Evaluate().pool}
     for name, group in groups(size).items():
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -138,18 +164,36 @@ def test_nothing_runs_as_root_and_no_secret_stands_in_it(size: str) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_job_runs_what_there_is_with_settings_that_are_valid(job: str) -> None:
-    entry = one(f"jobs/{job}", "RayJob")["spec"]["entrypoint"].split()
-    assert entry[:2] == ["python", f"jobs/{job}.py"]
-    name = settings(job).run.name
-    assert one(f"jobs/{job}", "RayJob")["spec"]["jobId"] == name or name is None
+def test_the_job_runs_what_there_is_with_all_settings_that_it_requires(job: str) -> None:
+    assert entry_point(job)[:2] == ["python", f"jobs/{job}.py"]
+    settings = settings_of(job)
+    assert one(f"jobs/{job}", "RayJob")["spec"]["jobId"] == settings.run.name or settings.run.name is None
+    assert required(job) or job == "clean"
+    config.require(settings, *required(job))
+
+
+@pytest.mark.parametrize("job", ["train", "tune"])
+def test_what_trains_is_a_run_that_the_base_has_room_for(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a few pairs, many times over, in place of the team's, and no node there yet."""
+    told = told_pools("8", tmp_path)
+    monkeypatch.setattr(pools, "_growth", lambda: told)
+    monkeypatch.setattr(pools, "_nodes", list)
+    uri = pairs.write(tmp_path / "pairs", shards=3)
+    settings = settings_of(job, f"data.manifest={uri}", f"run.storage={tmp_path}", "train.epochs=10000")
+    if job == "train":
+        preflight(plan_run(settings))
+    else:
+        assert searches.plan(settings).total == settings.tune.trials
+        assert concurrency(settings.tune, needs(settings), settings.train.pool) == 1
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_job_finds_the_teams_mlflow(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment("8").items():
         monkeypatch.setenv(name, value)
-    assert registry.store_uri(settings(job)) == "https://mlflow.team"
+    assert registry.store_uri(settings_of(job)) == "https://mlflow.team"
 
 
 @pytest.mark.parametrize("size", SIZES)
