@@ -333,8 +333,10 @@ def _inside(config: dict[str, Any], space: spaces.Space) -> dict[str, Any]:
 
 
 def _given(number: int, propose: Callable[[int], Settings], records: Records) -> dict[str, Any]:
-    """What Tune knows of a trial."""
-    return {_NUMBER: number, "settings": records.propose(number, lambda: propose(number))}
+    """What Tune knows of a trial: its settings, of which it makes those of the trials that copy it."""
+    settings = records.propose(number, lambda: propose(number))
+    branch = records.branch(number)
+    return {_NUMBER: number, "settings": branch.settings if branch else settings}
 
 
 def _settings(config: dict[str, Any]) -> Settings:
