@@ -11,6 +11,7 @@ from cliploom import storage
 from cliploom.config import Config, require
 from cliploom.errors import InputError
 from cliploom.search import carry, plots, scaling, space, tpe
+from cliploom.search.begun import check_goes_on
 from cliploom.search.frontier import fit_all
 from cliploom.search.methods import Curve, ratios
 from cliploom.search.points import held_out
@@ -50,13 +51,14 @@ def plan(config: Config) -> Search:
     """Work out the search that `config` means.
 
     Raises:
-        InputError: the settings don't make one.
+        InputError: the settings don't make one, or it was begun with others.
     """
     require(config, "run.name", "data.manifest")
     folder = storage.join(storage.absolute(config.run.storage), str(config.run.name))
     kind = config.tune.kind
-    parts = split(config, folder, config.tune.scale.data if kind == "scale" else [1.0])
     records = Records(folder)
+    check_goes_on(config, records)
+    parts = split(config, folder, config.tune.scale.data if kind == "scale" else [1.0])
     if kind != "scale" and parts.training[1.0]:
         config = config.model_copy(update={"data": config.data.model_copy(update={"manifest": parts.training[1.0]})})
     training = Training(config, folder, parts.held_out)

@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
 
 def split(config: Config, folder: str, shares: list[float]) -> Split:
-    """Make the manifests that a search's trials read; those made before stay as they are.
+    """Make the manifests that a search's trials read; those that hold the same shards already stay as they are.
 
     Args:
         config: of the search.
@@ -57,6 +57,8 @@ def split(config: Config, folder: str, shares: list[float]) -> Split:
 def _subset(whole: Manifest, numbers: list[int], folder: str, name: str) -> str:
     """URI of a manifest with some of the shards, in their order."""
     uri = storage.join(folder, "data", f"{name}.parquet")
-    if not storage.exists(uri):
-        manifests.write(uri, ((whole.shards[number], whole.index(number)) for number in sorted(numbers)))
+    numbers = sorted(numbers)
+    shards = [whole.shards[number] for number in numbers]
+    if not storage.exists(uri) or manifests.load(uri).shards != shards:
+        manifests.write(uri, zip(shards, map(whole.index, numbers), strict=True))
     return uri
