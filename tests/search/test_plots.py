@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 from cliploom.search import plots
 from cliploom.search.frontier import fit_all
@@ -11,7 +12,7 @@ from cliploom.search.points import Point, held_out
 from cliploom.search.records import LOSS, Trial
 
 POINTS = [
-    Point(f"{n}-{d}", f"M x {n}", n, n * 10**6, n * 6e6, d, d, 3 * n**-0.2 * d**-0.1)
+    Point(f"{n}-{d}", f"M x {n}", n, n * 10**6, n * 6e6, d, 16000, 3 * n**-0.2 * d**-0.1)
     for n in (1, 4)
     for d in (1000, 4000, 16000)
 ]
@@ -29,6 +30,7 @@ def test_scaling_shows_every_model_the_law_and_the_point_held_out() -> None:
     svg = plots.scaling(POINTS, fits)
     assert {"M x 1", "M x 4", "held out", "power law", "training FLOPs"} <= words(svg)
     assert plots.scaling(POINTS, fits) == svg
+    assert "on less data" in words(plots.scaling([*POINTS, replace(POINTS[0], data=4000)], fits)) - words(svg)
 
 
 def test_methods_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_findings_say_what_the_points_leave_open() -> None:
 
 def test_a_recommended_model_comes_with_the_learning_rate_that_is_carried_to_it() -> None:
     points = [
-        Point(f"{n}-{d}", f"M x {n}", n, n * 10**6, 6e6 * n, d, d, 0.2 + 50 * (n * 1e6) ** -0.4 + 200 * d**-0.35)
+        Point(f"{n}-{d}", f"M x {n}", n, n * 10**6, 6e6 * n, d, 10**8, 0.2 + 50 * (n * 1e6) ** -0.4 + 200 * d**-0.35)
         for n in (1, 4, 16)
         for d in (10**6, 4 * 10**6, 16 * 10**6)
     ]
@@ -101,6 +102,19 @@ def test_a_recommended_model_comes_with_the_learning_rate_that_is_carried_to_it(
     found = scaling.summarize(config.load(None, asked), points)["recommendation"]
     assert found["factor"] > 1
     assert found["learning_rate"] == pytest.approx(1e-3 * found["factor"] ** -0.087, rel=0.02)
+
+
+def test_findings_are_json_where_as_many_points_as_parameters_leave_intervals_open(tmp_path: Path) -> None:
+    points = [Point(f"p{n}", "M x 1", 1.0, 10**6, 1e6, 1000 * 2**n, 1000, 3.0 * 0.9**n) for n in range(3)]
+    found = scaling.summarize(config.load(None, []), points)
+    law = found["laws"]["compute"]
+    assert (law["points"], law["spread"]) == (2, None)
+    assert law["parameters"]["b"] == {"value": pytest.approx(-math.log2(0.9)), "low": None, "high": None}
+    assert found["held_out"] == [{"name": "p2", "measured": points[2].error}]
+    search = searched(tmp_path, factors=[1], samples=[32])
+    searches.write(search, found)
+    with pytest.raises(ValueError, match="JSON"):
+        searches.write(search, {"spread": math.nan})
 
 
 def test_gpu_hours_are_compute_at_a_stated_rate() -> None:

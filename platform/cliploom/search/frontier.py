@@ -13,7 +13,6 @@ from cliploom.search import laws
 from cliploom.search.laws import Estimate, Law
 from cliploom.search.points import Point
 
-_GRID = 400  # model sizes that are tried between a hundredth of the smallest and a hundred times the largest
 _FEWEST = 3  # sizes or sample counts that a law of them needs
 
 
@@ -53,7 +52,7 @@ class Fits:
 
 
 def fit_all(points: Sequence[Point]) -> Fits:
-    """Fit every law that the points allow."""
+    """Fit every law that the points, all on the same data, allow."""
     best = frontier(points)
     sizes = _largest_group(points, lambda p: p.samples, lambda p: p.parameters)
     lengths = _largest_group(points, lambda p: p.model, lambda p: p.samples)
@@ -92,52 +91,66 @@ class Recommendation:
 
     def describe(self) -> dict[str, Any]:
         """As values that JSON holds."""
-        return {**asdict(self), "error": self.error._asdict()}
+        return {**asdict(self), "error": self.error.describe()}
 
 
 def recommend(points: Sequence[Point], fits: Fits, flops: float) -> Recommendation | None:
     """The best model and number of samples for `flops`; None where the points don't identify it.
 
-    The joint law's minimum where that law is identifiable. Otherwise the model grows with compute as it does along the
-    frontier, if that has several models on it, and the error is that of the law on compute.
+    The joint law's minimum, if there is one, where that law is identifiable. Otherwise the model grows with compute as
+    it does along the frontier, if that has several models on it, and the error is that of the law on compute.
     """
-    reach = f"{flops / max(point.flops for point in points):.3g} times the compute of the largest point"
     if fits.joint and not fits.joint.unclear:
-        return _of_joint(points, fits.joint, flops, reach)
+        return _of_joint(points, fits.joint, flops)
     best = frontier(points)
     models = {point.parameters for point in best}
     if len(models) < _FEWEST or not fits.compute or fits.compute.unclear:
         return None
     growth = np.polyfit(np.log([p.flops for p in best]), np.log([p.parameters for p in best]), 1)
     parameters = math.exp(np.polyval(growth, math.log(flops)))
-    basis = f"the frontier: parameters grow with compute to the {growth[0]:.2f}; {reach}"
+    basis = f"the frontier: parameters grow with compute to the {growth[0]:.2f}"
     return _made(points, flops, parameters, fits.compute.at(flops), basis)
 
 
-def _of_joint(points: Sequence[Point], law: Law, flops: float, reach: str) -> Recommendation:
-    known = [point.parameters for point in points]
-    sizes = np.geomspace(min(known) / 100, max(known) * 100, _GRID)
-    costs = np.array([_interpolate(points, size, "sample_flops") for size in sizes])
-    theta, unit = law.theta, np.array(law.unit)
-    errors = law.form.predict(theta, np.stack([sizes, flops / costs], axis=1) / unit)
-    size = float(sizes[errors.argmin()])
-    error = law.at(size, flops / float(costs[errors.argmin()]))
-    return _made(points, flops, size, error, f"the joint law of parameters and samples; {reach}")
+def _of_joint(points: Sequence[Point], law: Law, flops: float) -> Recommendation | None:
+    """The minimum of E = c + a n^-p + b d^-q along d = flops / (k n^g), where k n^g is what a sample costs.
+
+    At it p a n^-p = q g b d^-q, which is solved for log n. None where there is no such n, since larger models or more
+    samples don't help, or where it or its d is less than one.
+    """
+    _, a, p, b, q = law.theta
+    g, log_k = _line(points, "sample_flops")
+    if min(p, q, g) <= 0:
+        return None
+    unit_n, unit_d = np.log(law.unit)
+    longest = math.log(flops) - log_k  # log d of a model of one parameter
+    size = (math.log(p / (q * g)) + a + p * unit_n - b + q * (longest - unit_d)) / (p + q * g)
+    if not 0 <= size <= longest / g:
+        return None
+    error = law.at(math.exp(size), math.exp(longest - g * size))
+    return _made(points, flops, math.exp(size), error, "the joint law of parameters and samples")
 
 
 def _made(points: Sequence[Point], flops: float, parameters: float, error: Estimate, basis: str) -> Recommendation:
     samples = flops / _interpolate(points, parameters, "sample_flops")
-    return Recommendation(flops, _interpolate(points, parameters, "factor"), parameters, samples, error, basis)
+    reach = f"{flops / max(point.flops for point in points):.3g} times the compute of the largest point"
+    factor = _interpolate(points, parameters, "factor")
+    return Recommendation(flops, factor, parameters, samples, error, f"{basis}; {reach}")
 
 
 def _interpolate(points: Sequence[Point], parameters: float, attribute: str) -> float:
-    """An attribute of a model with so many parameters: a straight line in logarithms through the models measured."""
+    """An attribute of a model with so many parameters."""
+    return math.exp(np.polyval(_line(points, attribute), math.log(parameters)))
+
+
+def _line(points: Sequence[Point], attribute: str) -> tuple[float, float]:
+    """Slope and level of an attribute by parameters: a straight line in logarithms through the models measured."""
     known = sorted({(point.parameters, float(getattr(point, attribute))) for point in points})
     if len(known) == 1:
-        return known[0][1] * parameters / known[0][0]
+        return 1.0, math.log(known[0][1] / known[0][0])
     sizes, values = np.log(np.array(known)).T
-    line = np.polyfit(sizes, values, 1)
-    return math.exp(np.polyval(line, math.log(parameters)))
+    slope, level = np.polyfit(sizes, values, 1)
+    return float(slope), float(level)
 
 
 def _largest_group(points: Sequence[Point], same: Any, varied: Any) -> list[Point]:

@@ -39,6 +39,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def describe(self) -> dict[str, float | None]:
+        """As values that JSON holds."""
+        return {name: _finite(value) for name, value in self._asdict().items()}
+
 
 @dataclass(frozen=True)
 class Form:
@@ -136,8 +140,8 @@ class Law:
             "form": self.form.name,
             "unit": list(self.unit),
             "points": self.points,
-            "spread": self.spread,
-            "parameters": {name: estimate._asdict() for name, estimate in self.estimates.items()},
+            "spread": _finite(self.spread),
+            "parameters": {name: estimate.describe() for name, estimate in self.estimates.items()},
             "not_identifiable": self.unclear,
         }
 
@@ -164,12 +168,12 @@ def fit(
     Raises:
         ValueError: an input or error is not above 0.
     """
+    if len(errors) < len(form.parameters):
+        return None
     y = np.array(errors, float)
     x = np.array(inputs, float).reshape(len(y), -1)
     if not (x > 0).all() or not (y > 0).all():
         raise ValueError("a power law takes inputs and errors above 0")
-    if len(y) < len(form.parameters):
-        return None
     unit = np.exp(np.log(x).mean(0))
     x = x / unit
     theta = _solve(form, x, y, _starts(form, x, y))
@@ -186,6 +190,11 @@ def check(law: Law, inputs: Sequence[float], measured: float) -> Check:
     """Compare a law with a measurement at `inputs` that was held out of its fit."""
     predicted = law.measurement(*inputs)
     return Check(predicted, measured, predicted.low <= measured <= predicted.high)
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None where JSON has no number for it: of an interval without bounds."""
+    return value if math.isfinite(value) else None
 
 
 def _starts(form: Form, x: Array, y: Array) -> list[Array]:

@@ -38,13 +38,16 @@ def trials(found: Sequence[Trial]) -> bytes:
 
 
 def scaling(points: Sequence[Point], fits: Fits) -> bytes:
-    """Error against compute, a colour a model: frontier, laws with their intervals, and the point held out of them."""
+    """Error against compute, a colour a model: frontier, laws with their intervals, and the points held out of them."""
 
     def draw(axes: Axes) -> None:
         fitted, checked = held_out(points)
         for model in dict.fromkeys(point.model for point in points):
             own = [point for point in fitted if point.model == model]
             axes.plot([p.flops for p in own], [p.error for p in own], "o", label=model)
+        less = [point for point in points if point not in fitted and point not in checked]
+        if less:
+            axes.plot([p.flops for p in less], [p.error for p in less], ".", color="0.6", label="on less data")
         axes.plot([p.flops for p in checked], [p.error for p in checked], "k*", markersize=11, label="held out")
         best = frontier.frontier(fitted)
         axes.plot([p.flops for p in best], [p.error for p in best], color="0.7", linewidth=1, zorder=0)

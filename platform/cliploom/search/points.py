@@ -20,6 +20,7 @@ class Point:
         data: different pairs there were to see.
         error: what was measured at the end, on held-out pairs; lower is better.
         seed: of the run.
+        batch: pairs a step; samples are whole batches.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Point:
     data: int
     error: float
     seed: int = 0
+    batch: int = 1
 
     @property
     def flops(self) -> float:
@@ -44,9 +46,16 @@ class Point:
 
 
 def held_out(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """The points that laws are fitted to, and those at the largest compute, which check them."""
-    last = max(points, key=lambda point: point.flops).place
-    return [p for p in points if p.place != last], [p for p in points if p.place == last]
+    """The points that laws are fitted to, and those at the largest compute, which check them.
+
+    Both are trained on the most data: what repeats fewer pairs ends higher, by laws of its own. A budget of compute is
+    rounded down to whole batches, so that a point whose next batch would go beyond the largest compute is at it.
+    """
+    most = max(point.data for point in points)
+    whole = [point for point in points if point.data == most]
+    largest = max(point.flops for point in whole)
+    last = [point for point in whole if (point.samples + point.batch) * point.sample_flops > largest]
+    return [point for point in whole if point not in last], last
 
 
 def repeated(points: Iterable[Point]) -> list[list[Point]]:

@@ -124,7 +124,7 @@ def write(search: Search, found: dict[str, Any]) -> list[str]:
     """Write the findings and their plots to the search's folder; returns their URIs."""
     trials = search.records.all()
     done = [trial for trial in trials if trial.status == "finished"]
-    files: dict[str, bytes] = {"results.json": json.dumps(found, indent=1).encode()}
+    files: dict[str, bytes] = {"results.json": json.dumps(found, indent=1, allow_nan=False).encode()}
     if done and search.config.tune.kind == "settings":
         files["trials.svg"] = plots.trials(trials)
         if search.config.tune.carry:

@@ -71,13 +71,14 @@ def points(training: Training, trials: Sequence[Trial]) -> list[Point]:
                 data=_samples(mixtures.choose(run.config.data).manifests),
                 error=trial.points[-1][LOSS],
                 seed=run.config.train.seed,
+                batch=run.config.train.global_batch_size,
             )
         )
     return found
 
 
 def summarize(config: Config, found: Sequence[Point]) -> dict[str, Any]:
-    """Laws, the check on the point that was held out, the noise of seeds, frontier and recommendation."""
+    """Laws, the check on the points that were held out, the noise of seeds, frontier and recommendation."""
     fitted, checked = held_out(found)
     fits = frontier.fit_all(fitted)
     wanted = target_flops(config)
@@ -126,9 +127,9 @@ def _check(fits: frontier.Fits, point: Point) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"name": point.name, "measured": point.error}
     for name, law in fits.named():
-        if law and name in inputs:
+        if law and law.freedom and name in inputs:  # without freedom its interval has no bounds: that checks nothing
             checked = laws.check(law, inputs[name], point.error)
-            found[name] = {"predicted": checked.predicted._asdict(), "inside": checked.inside}
+            found[name] = {"predicted": checked.predicted.describe(), "inside": checked.inside}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from cliploom import config as configs
 from cliploom import storage
 from cliploom.config import Config
+from cliploom.errors import InputError
 from cliploom.search.records import LOSS, Measured
 from cliploom.search.space import Settings, Value
 from cliploom.search.tuner import Report, Start
@@ -119,6 +121,8 @@ class _Watch:
         network = build(run, measuring.checkpoint_state(run, step)).eval()
         objective = run.config.objective.name
         loss = measuring.held_out(run, self._training.held_out, tune).loss(network, objective)
+        if not math.isfinite(loss):
+            raise InputError(f"the held-out loss is {loss} after {step} steps: lower train.learning_rate")
         point: Measured = {"step": step, "samples": step * run.stream.global_batch_size, LOSS: loss}
         if tune.zeroshot:
             point["acc1"] = measuring.zeroshot(network, run, tune.zeroshot, tune.zeroshot_images)
