@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import queue
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,26 +24,18 @@ _DEFAULT_GB = 20.0
 
 
 class Downloader:
-    """Downloads shards before they are read, in a thread of this process, while it decodes others."""
+    """Downloads shards before they are read, in a thread beside the process's own work, while it decodes others."""
 
     def __init__(self) -> None:
         self._asked: Sequence[tuple[str, int, str]] = ()
-        self._queue: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="downloader", daemon=True).start()
 
     def ask(self, shards: Sequence[tuple[str, int, str]]) -> None:
         """Begin with these: URI, size and digest, as `opened` gets them; nothing is done where they were asked last."""
         if shards != self._asked:
             self._asked = shards
             first = os.getpid() % len(shards)  # each process of a node begins with another
-            for shard in (*shards[first:], *shards[:first]):
-                self._queue.put(shard)
-
-    def _work(self) -> None:
-        while True:
-            shard = self._queue.get()
-            with suppress(InputError, StorageError):  # who reads it meets the same, and says so
-                opened(*shard).close()
+            ordered = (*shards[first:], *shards[:first])
+            threading.Thread(target=_download_all, args=[ordered], name="downloader", daemon=True).start()
 
 
 def opened(uri: str, size: int, digest: str) -> IO[bytes]:
@@ -90,6 +81,12 @@ def _cached(uri: str, size: int, digest: str) -> IO[bytes]:
             _download(uri, size, digest, path)
         os.utime(path)  # the least recently used goes first
         return path.open("rb")
+
+
+def _download_all(shards: Sequence[tuple[str, int, str]]) -> None:
+    for shard in shards:
+        with suppress(InputError, StorageError):  # who reads it meets the same, and says so
+            opened(*shard).close()
 
 
 def _download(uri: str, size: int, digest: str, path: Path) -> None:
