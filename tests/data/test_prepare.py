@@ -33,7 +33,8 @@ def test_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
         "c.webp": picture("WEBP"),
         "d.JPEG": picture("JPEG"),
     }
-    captions: dict[str, bytes | str] = {"b.txt": "two  words\n", "deep/a.txt": "a", "c.txt": "größer", "d.txt": "d"}
+    captions: dict[str, bytes | str] = {"b.txt": "\ufefftwo  words\n", "deep/a.txt": "a", "c.txt": "größer"}
+    captions["d.txt"] = "d"
     result = run(write(tmp_path / "raw", images | captions), tmp_path / "out")
     assert sorted(pairs(result), key=lambda pair: pair[2]) == sorted(
         [
@@ -97,6 +98,29 @@ def test_what_cannot_be_used_is_named_by_cause_and_the_rest_is_kept(tmp_path: Pa
     assert found == dict(enumerate(causes, start=2))
     assert result.faults == Counter(causes)
     assert result.left_out().startswith("2 x ")
+
+
+def test_what_utf_8_cannot_encode_costs_its_row_at_most(tmp_path: Path) -> None:
+    lines = [
+        r'{"image": "a.png", "caption": "cut \ud83d"}',
+        r'{"image": "\ud83d.png", "caption": "no such name"}',
+        r'{"image": "a.png", "caption": "kept", "by": "\ud83d x"}',
+    ]
+    table = b"image,caption,by\na.png,kept,caf\xe9\n"
+    write(tmp_path / "raw", {"t.jsonl": "\n".join(lines), "t.csv": table, "a.png": picture()})
+    result = run(tmp_path / "raw" / "t.jsonl", tmp_path / "out")
+    assert result.faults == {"caption is not UTF-8 text": 1, "no image file": 1}
+    assert json.loads(members(tmp_path / "out" / "00000.tar")["000000002.json"]) == {"by": "? x"}
+    assert run(tmp_path / "raw" / "t.jsonl", tmp_path / "out") == result
+    run(tmp_path / "raw" / "t.csv", tmp_path / "out")
+    assert json.loads(members(tmp_path / "out" / "00000.tar")["000000000.json"]) == {"by": "caf?"}
+
+
+def test_a_class_that_utf_8_cannot_encode_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "raw", {"t.csv": b"image,class\na.png,caf\xe9\na.png,dog\n", "a.png": picture()})
+    result = run(tmp_path / "raw" / "t.csv", tmp_path / "set", layout="classification")
+    assert (result.samples, result.faults) == (1, {"class is not UTF-8 text": 1})
+    assert (tmp_path / "set" / "classnames.txt").read_text() == "dog\n"
 
 
 def test_partners_that_are_missing_in_a_folder(tmp_path: Path) -> None:
@@ -193,7 +217,8 @@ def test_image_folder_becomes_a_classification_set(tmp_path: Path) -> None:
 
 def test_class_column_with_names_or_numbers_of_given_classes(tmp_path: Path) -> None:
     table = "image,class\na.png,dog\na.png,1\na.png,7\na.png,fish\n"
-    write(tmp_path / "raw", {"t.csv": table, "a.png": picture(), "names": "cat\ndog\n", "prompts": "art of {c}\n"})
+    lists: dict[str, bytes | str] = {"names": "\ufeffcat\ndog\n", "prompts": "art of {c}\n"}
+    write(tmp_path / "raw", lists | {"t.csv": table, "a.png": picture()})
     settings = {"layout": "classification", "split": "train", "classnames": str(tmp_path / "raw" / "names")}
     settings["templates"] = str(tmp_path / "raw" / "prompts")
     result = run(tmp_path / "raw" / "t.csv", tmp_path / "set", **settings)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliploom.data import shards
+from cliploom.data import manifest, shards
 from cliploom.data.faults import BadSample
 from cliploom.data.shards import ShardWriter, index_shard, read_samples
 from cliploom.data.tars import Fault
@@ -138,6 +138,14 @@ def test_what_is_no_pair_is_left_out_and_named(tmp_path: Path) -> None:
         Fault(f"{uri}#b", "caption without image"),
         Fault(f"{uri}#c", "second image of a key"),
     ]
+
+
+def test_a_key_that_is_not_utf_8_is_left_out_and_named(tmp_path: Path) -> None:
+    members = {"caf\udce9.jpg": b"1", "caf\udce9.txt": b"2", "a.jpg": b"3", "a.txt": b"4"}  # a byte of Latin-1
+    shard, index, faults = index_shard(uri := tar(tmp_path / "0.tar", members))
+    assert index.keys == ["a"]
+    assert faults == [Fault(f"{uri}#caf\udce9", "key is not UTF-8 text")]
+    assert manifest.write(str(tmp_path / manifest.NAME), [(shard, index)]).index(0).keys == ["a"]
 
 
 @given(data=st.data())

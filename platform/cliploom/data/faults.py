@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
 
 class BadSample(Exception):  # noqa: N818 - a fact about the data, counted and replaced; not an error of the program
     """A sample's content can't be used. It will be as bad on every machine and at every attempt.
@@ -17,3 +21,9 @@ class BadSample(Exception):  # noqa: N818 - a fact about the data, counted and r
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.detail}" if self.detail else self.cause
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can encode it: not the halves of surrogate pairs that JSON's escapes can make, and that stand for
+    bytes of other encodings (Python's surrogateescape)."""
+    return not _NO_TEXT.search(text)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cliploom import storage
-from cliploom.data.faults import BadSample
+from cliploom.data.faults import BadSample, is_text
 from cliploom.data.shards import SPANS, Shard, ShardIndex, ShardWriter
 from cliploom.data.sources import Row
 from cliploom.data.tables import Embedded, embedded
@@ -22,7 +22,7 @@ from cliploom.data.tars import Fault, TarWriter
 from cliploom.data.transforms import decode_image
 from cliploom.settings.data import Prepare
 
-_FORMAT = 2  # of the shards' content; another number makes all shards anew
+_FORMAT = 3  # of the shards' content; another number makes all shards anew
 _SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 
 
@@ -141,9 +141,9 @@ def _texts(row: Row, plan: Plan) -> list[str]:
         return [_class_number(row.label or "", plan.classes)]
     texts = row.captions
     if row.caption_file:
-        text = storage.read(row.caption_file).decode("utf-8", "surrogateescape")
+        text = storage.read(row.caption_file).decode("utf-8-sig", "surrogateescape")
         texts = tuple(text.splitlines()) if plan.settings.layout == "retrieval" else (text,)
-    if any("\udc80" <= letter <= "\udcff" for text in texts for letter in text):  # what surrogateescape leaves
+    if not all(map(is_text, texts)):
         raise BadSample("caption is not UTF-8 text")
     captions = [" ".join(text.split()) for text in texts if text.strip()]
     if not captions:
@@ -152,6 +152,8 @@ def _texts(row: Row, plan: Plan) -> list[str]:
 
 
 def _class_number(label: str, classes: dict[str, int]) -> str:
+    if not is_text(label):
+        raise BadSample("class is not UTF-8 text")
     if label in classes:
         return str(classes[label])
     if label.isdecimal() and int(label) < len(classes):
@@ -173,7 +175,7 @@ def _images(rows: Sequence[Row]) -> Iterator[tuple[Row, bytes | None]]:
 def _read(uri: str) -> bytes | None:
     try:
         return storage.read(uri)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # the last: no file can have such a name
         return None
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from cliploom import storage
 from cliploom.config import Config, require
-from cliploom.data import manifest, packing
+from cliploom.data import lists, manifest, packing
+from cliploom.data.faults import is_text
 from cliploom.data.runner import Runner
 from cliploom.data.sources import Row, rows
 from cliploom.data.tars import Fault
@@ -112,11 +113,11 @@ def _remove_others(folder: str, records: list[str]) -> None:
 def _classes(settings: Prepare, output: str) -> list[str]:
     """The class names in their order: of the file, else the source's, sorted."""
     if settings.classnames:
-        return _lines(settings.classnames, "prepare.classnames")
+        return lists.read(settings.classnames, "prepare.classnames")
     found = {row.label for row in rows(settings) if isinstance(row, Row) and row.label is not None}
-    classes = sorted(found)
+    classes = sorted(filter(is_text, found))
     there = storage.join(output, "classnames.txt")
-    if storage.exists(there) and _lines(there, "prepare.output") != classes:  # of another split
+    if storage.exists(there) and lists.read(there, "prepare.output") != classes:  # of another split
         raise InputError(
             f"prepare.classnames: {there} has other names than the source; set it to that file, or delete it"
         )
@@ -125,17 +126,10 @@ def _classes(settings: Prepare, output: str) -> list[str]:
 
 def _describe(settings: Prepare, output: str, folder: str, classes: list[str], shards: int) -> None:
     """Write the files that tell what an evaluation set is; nshards.txt last: with it the split is there."""
-    templates = _lines(settings.templates, "prepare.templates") if settings.templates else _TEMPLATES
+    templates = lists.read(settings.templates, "prepare.templates") if settings.templates else _TEMPLATES
     texts: dict[str, list[str]] = {"dataset_type.txt": [settings.layout]}
     if settings.layout == "classification":
         texts |= {"classnames.txt": classes, "zeroshot_classification_templates.txt": templates}
     for name, lines in texts.items():
         storage.write(storage.join(output, name), "".join(f"{line}\n" for line in lines).encode())
     storage.write(storage.join(folder, "nshards.txt"), str(shards).encode())
-
-
-def _lines(uri: str, key: str) -> list[str]:
-    try:
-        return storage.read(uri).decode("utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{key}: there is no file {uri}") from None

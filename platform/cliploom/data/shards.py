@@ -17,7 +17,7 @@ import numpy as np
 
 from cliploom import storage
 from cliploom.data import cache, tars
-from cliploom.data.faults import BadSample
+from cliploom.data.faults import BadSample, is_text
 from cliploom.data.tars import Fault, Headers, Span, TarWriter, walk
 from cliploom.errors import InputError
 
@@ -77,7 +77,10 @@ class ShardWriter:
     def add(
         self, key: str, image: bytes, extension: str, captions: Sequence[str], metadata: dict[str, Any] | None = None
     ) -> None:
-        """Append a sample: encoded `image` of one of IMAGE_EXTENSIONS, its captions, and what else is known of it."""
+        """Append a sample: encoded `image` of one of IMAGE_EXTENSIONS, its captions, and what else is known of it.
+
+        What UTF-8 can't encode of the latter becomes question marks.
+        """
         if len(captions) != 1 and self._member == "txt":
             raise ValueError(f"{key} has {len(captions)} captions, the shard is declared to have one for each image")
         known = dict(metadata or {})
@@ -88,7 +91,8 @@ class ShardWriter:
             "txt": self._tar.add(f"{key}.txt", captions[0].encode()),
         }
         if known:
-            spans["json"] = self._tar.add(f"{key}.json", json.dumps(known, ensure_ascii=False).encode())
+            data = json.dumps(known, ensure_ascii=False).encode("utf-8", "replace")
+            spans["json"] = self._tar.add(f"{key}.json", data)
         self._keys.append(key)
         self._spans.append((spans["image"], spans[self._member]))
 
@@ -109,7 +113,7 @@ def index_shard(uri: str, content_digest: bool = False) -> tuple[Shard, ShardInd
 
     Returns:
         The shard, its index, and what is no sample: an image without caption or the reverse, a second member of the
-        same kind, the end of a truncated tar. Members of other kinds are passed over.
+        same kind, a key that is not UTF-8, the end of a truncated tar. Members of other kinds are passed over.
 
     Raises:
         InputError: there is no such file.
@@ -126,7 +130,9 @@ def index_shard(uri: str, content_digest: bool = False) -> tuple[Shard, ShardInd
     keys: list[str] = []
     spans: list[tuple[Span, Span]] = []
     for key, parts in members.items():
-        if "image" in parts and member in parts:
+        if not is_text(key):
+            faults.append(Fault(f"{uri}#{key}", "key is not UTF-8 text"))
+        elif "image" in parts and member in parts:
             keys.append(key)
             spans.append((parts["image"], parts[member]))
         elif "image" in parts:

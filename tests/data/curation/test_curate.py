@@ -75,7 +75,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def words(tmp_path: Path) -> str:
-    (tmp_path / "words").write_text("red\nblue dog\ncat\nzebra\n")
+    (tmp_path / "words").write_text("\ufeffred\nblue dog\ncat\nzebra\n")
     return str(tmp_path / "words")
 
 

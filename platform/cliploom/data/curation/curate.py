@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from cliploom import storage
 from cliploom.config import Config, require
+from cliploom.data import lists, packing
 from cliploom.data import manifest as manifests
-from cliploom.data import packing
 from cliploom.data.curation import duplicates, filters, reference, report, writing
 from cliploom.data.curation.balance import Tables, balance, count
 from cliploom.data.curation.facts import KEPT, Pass, Slice
@@ -120,7 +120,7 @@ def _queries(settings: Curate, output: str, attempt: str, run: Runner) -> Querie
     wanted = settings.queries
     if not wanted.lists and wanted.reference is None:
         return None
-    lines = itertools.chain.from_iterable(map(_lines, wanted.lists))
+    lines = itertools.chain.from_iterable(lists.read(uri, "curate.queries.lists") for uri in wanted.lists)
     known = _of_reference(wanted, output, attempt, run) if wanted.reference is not None else []
     queries = Queries.of(itertools.chain(lines, known))
     if not len(queries):
@@ -136,15 +136,6 @@ def _of_reference(wanted: CurateQueries, output: str, attempt: str, run: Runner)
     if not storage.exists(place):
         Queries.of(reference.queries(wanted, attempt, run)).save(place)
     return Queries.load(place).texts
-
-
-def _lines(uri: str) -> list[str]:
-    try:
-        return storage.read(uri).decode("utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"curate.queries.lists: there is no file {uri}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"curate.queries.lists: {uri} is not UTF-8 text") from None
 
 
 def _fingerprint(settings: Curate, source: Manifest, queries: Queries | None) -> str:

@@ -17,7 +17,7 @@ from cliploom.data.curation.facts import KEPT, RULE, Facts
 from cliploom.data.curation.filters import caption_fault, image_fault
 from cliploom.data.curation.matching import matcher
 from cliploom.data.curation.phash import phash
-from cliploom.data.faults import BadSample
+from cliploom.data.faults import BadSample, is_text
 from cliploom.data.shards import Shard, ShardIndex
 from cliploom.data.transforms import open_image
 from cliploom.settings.curation import CurateFilters
@@ -80,7 +80,7 @@ def _pair(item: Scan, image: bytes, member: bytes) -> _Pair:
     try:
         captions = shards.captions(item.shard, member)
         digests = _digest(json.dumps(captions).encode()), digests[1]
-        if any("\ud800" <= letter <= "\udfff" for text in captions for letter in text):  # as JSON's escapes can make
+        if not all(map(is_text, captions)):
             raise BadSample("caption is not UTF-8 text")
         if fault := caption_fault(captions, item.filters):
             raise BadSample(fault)

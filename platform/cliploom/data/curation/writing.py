@@ -82,6 +82,4 @@ def _metadata(file: IO[bytes], span: tars.Span | None) -> dict[str, Any]:
         known = json.loads(file.read(span.size))
     except ValueError:
         return {}
-    # JSON's escapes can make what UTF-8 has no bytes for.
-    known = json.loads(json.dumps(known, ensure_ascii=False).encode("utf-8", "replace"))
     return known if isinstance(known, dict) else {}
