@@ -32,12 +32,13 @@ class Plan:
 
     uri: str
     record: str  # URI of the record that it is made
+    listing: str  # URI of the file that says which shards there are
     rows: tuple[Row, ...]
     settings: Prepare
     classes: dict[str, int] = field(default_factory=dict)  # number of each class by its name
 
     def fingerprint(self) -> str:
-        """Of all that the shard's bytes depend on; of images and captions in files that is name and size."""
+        """Of all that the shard's bytes depend on; of files, the name and what `Row.version` has."""
         made_by = (_FORMAT, self.settings.layout, self.settings.resize, self.settings.quality, self.classes)
         content = json.dumps([made_by, [asdict(row) for row in self.rows]])
         return hashlib.sha256(content.encode()).hexdigest()
@@ -51,6 +52,7 @@ class Record(NamedTuple):
     samples: int
     faults: list[Fault]
     entry: tuple[Shard, ShardIndex] | None  # for the manifest; evaluation sets have none
+    sizes: Sequence[int | None] = ()  # bytes of each row's image as it was read; None where there was no file
 
 
 class _Sample(NamedTuple):
@@ -69,7 +71,9 @@ class Made(NamedTuple):
 
 def make(plan: Plan) -> Made:
     """Make the planned shard, and then its record, unless it is made already, of the same rows by the same settings."""
-    record = finished(plan.uri, plan.record, plan.fingerprint()) or _make(plan)
+    record = finished(plan.uri, plan.record, plan.fingerprint())
+    if record is None or not _images_are_same(plan, record):
+        record = _make(plan)
     return Made(record.samples, record.faults)
 
 
@@ -83,21 +87,48 @@ def finished(uri: str, record: str, fingerprint: str) -> Record | None:
     return found if same else None
 
 
+def withdraw(listing: str, record: str) -> None:
+    """Delete what says that all shards are made, and that this one is: to be done before it is written over.
+
+    Whoever trains by the old listing would read the new bytes at the old places, and a size seldom tells: tars are
+    padded.
+    """
+    storage.delete(listing)
+    storage.delete(record)
+
+
+def _images_are_same(plan: Plan, record: Record) -> bool:
+    """Whether the images that a table names have the sizes that they were read with.
+
+    On S3, where each takes a request, only those that could not be used are looked at: they may have been mended.
+    """
+    bad = {fault.source for fault in record.faults}
+    named = (
+        (row.source, str(row.image), size)
+        for row, size in zip(plan.rows, record.sizes, strict=True)
+        if not (row.version or isinstance(row.image, Embedded))
+    )
+    return all(_size(uri) == size for source, uri, size in named if source in bad or not storage.is_s3(uri))
+
+
 def _make(plan: Plan) -> Record:
     faults: list[Fault] = []
     samples: list[_Sample] = []
+    sizes: list[int | None] = []
     for row, data in _images(plan.rows):
+        sizes.append(None if data is None else len(data))
         try:
             samples.append(_Sample(row, *_image(data, plan.settings), _texts(row, plan)))
         except BadSample as bad:
             faults.append(Fault(row.source, bad.cause))
+    withdraw(plan.listing, plan.record)
     entry = None
     if plan.settings.layout == "pairs":
         entry = _write_pairs(plan.uri, samples)
     else:
         _write_evaluation(plan.uri, samples, "cls" if plan.settings.layout == "classification" else "txt")
     entry = entry if samples else None
-    record = Record(plan.fingerprint(), storage.size(plan.uri), len(samples), faults, entry)
+    record = Record(plan.fingerprint(), storage.size(plan.uri), len(samples), faults, entry, sizes)
     write_record(plan.record, record)
     return record
 
@@ -176,6 +207,13 @@ def _read(uri: str) -> bytes | None:
     try:
         return storage.read(uri)
     except (FileNotFoundError, IsADirectoryError, ValueError):  # the last: no file can have such a name
+        return None
+
+
+def _size(uri: str) -> int | None:
+    try:
+        return storage.size(uri)
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -26,6 +26,7 @@ from cliploom.settings.data import Prepare
 
 QUARANTINE = "quarantine.jsonl"
 _RECORDS = ".prepare"
+_COUNT = "nshards.txt"
 _TEMPLATES = ["a photo of a {c}."]
 
 
@@ -84,6 +85,7 @@ def write_quarantine(folder: str, faults: list[Fault]) -> None:
 def _plans(settings: Prepare, folder: str, classes: list[str], faults: list[Fault]) -> Iterator[packing.Plan]:
     """The shards in order; what the source itself finds unusable goes to `faults`."""
     numbers = {name: number for number, name in enumerate(classes)}
+    listing = storage.join(folder, manifest.NAME if settings.layout == "pairs" else _COUNT)
     shard: list[Row] = []
     written = 0
     for row in itertools.chain(rows(settings), [None]):
@@ -93,8 +95,8 @@ def _plans(settings: Prepare, folder: str, classes: list[str], faults: list[Faul
             shard.append(row)
         if shard and (row is None or len(shard) == settings.shard_samples):
             name = f"{written:05d}" if settings.layout == "pairs" else str(written)
-            record = storage.join(folder, _RECORDS, f"{written:05d}.json")
-            yield packing.Plan(storage.join(folder, f"{name}.tar"), record, tuple(shard), settings, numbers)
+            uri, record = storage.join(folder, f"{name}.tar"), storage.join(folder, _RECORDS, f"{written:05d}.json")
+            yield packing.Plan(uri, record, listing, tuple(shard), settings, numbers)
             shard = []
             written += 1
 
@@ -132,4 +134,4 @@ def _describe(settings: Prepare, output: str, folder: str, classes: list[str], s
         texts |= {"classnames.txt": classes, "zeroshot_classification_templates.txt": templates}
     for name, lines in texts.items():
         storage.write(storage.join(output, name), "".join(f"{line}\n" for line in lines).encode())
-    storage.write(storage.join(folder, "nshards.txt"), str(shards).encode())
+    storage.write(storage.join(folder, _COUNT), str(shards).encode())

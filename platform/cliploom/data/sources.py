@@ -30,7 +30,7 @@ class Row:
     caption_file: str | None = None  # URI of a file that holds the caption
     label: str | None = None  # name or number of the class
     metadata: dict[str, Any] = field(default_factory=dict)
-    version: tuple[int, ...] = ()  # sizes of the files, which tell a changed source from the same one
+    version: tuple[int, ...] = ()  # sizes of the files, where the source lists them: a changed one is noticed by them
 
 
 def rows(settings: Prepare) -> Iterator[Row | Fault]:

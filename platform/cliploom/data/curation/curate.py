@@ -177,6 +177,7 @@ def _passes(source: Manifest, places: _Places, run: Runner, verdicts: _Verdicts)
 
 def _write(source: Manifest, places: _Places, verdicts: _Verdicts, run: Runner) -> str:
     """Write the shards, then their manifest; returns its URI."""
+    manifest = storage.join(places.output, manifests.NAME)
 
     def selections() -> Iterator[writing.Selection]:
         for number, shard in enumerate(source.shards):
@@ -184,7 +185,7 @@ def _write(source: Manifest, places: _Places, verdicts: _Verdicts, run: Runner) 
             if len(kept):
                 uri = storage.join(places.output, f"{number:05d}.tar")
                 record = storage.join(places.records, f"{number:05d}.json")
-                yield writing.Selection(shard, source.index(number), kept, uri, record)
+                yield writing.Selection(shard, source.index(number), kept, uri, record, manifest)
 
     records: list[str] = []
     with Progress("write shard", len(source.shards)) as progress:
@@ -193,8 +194,7 @@ def _write(source: Manifest, places: _Places, verdicts: _Verdicts, run: Runner) 
             progress.update(int(storage.name(item.uri).removesuffix(".tar")) + 1)
     _remove_others(places, records)
     entries = (packing.read_record(record).entry for record in records)
-    uri = storage.join(places.output, manifests.NAME)
-    return manifests.write(uri, (entry for entry in entries if entry)).uri
+    return manifests.write(manifest, (entry for entry in entries if entry)).uri
 
 
 def _remove_others(places: _Places, records: list[str]) -> None:

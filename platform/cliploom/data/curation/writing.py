@@ -27,6 +27,7 @@ class Selection:
     kept: NDArray[np.int64]  # their numbers in the shard, ascending
     uri: str  # of the new shard
     record: str  # URI of the record that it is made
+    listing: str  # URI of the manifest
 
     def fingerprint(self) -> str:
         """Of all that the new shard's bytes depend on."""
@@ -38,6 +39,7 @@ class Selection:
 def write(item: Selection) -> int:
     """Make the shard, and then its record, unless it is made already; returns its number of pairs."""
     if not packing.finished(item.uri, item.record, item.fingerprint()):
+        packing.withdraw(item.listing, item.record)
         with ShardWriter(item.uri, several=item.shard.caption_member == "json") as writer:
             for key, image, extension, captions, metadata in _pairs(item):
                 writer.add(key, image, extension, captions, metadata)
