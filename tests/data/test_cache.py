@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from cliploom import storage
 from cliploom.data import cache
-from cliploom.errors import InputError
+from cliploom.errors import InputError, StorageError
 
 CONTENT = b"shard " * 1000
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -107,3 +108,57 @@ def test_a_shard_that_is_gone_is_named(remote: Remote, tmp_path: Path) -> None:
         cache.opened("s3://b/9.tar", 1, DIGEST)
     with pytest.raises(InputError, match=r"9\.tar is gone"):
         cache.opened(str(tmp_path / "9.tar"), 1, DIGEST)
+
+
+def test_a_shard_that_goes_while_it_is_opened_is_read_all_the_same(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = remote.put("0.tar")
+    utime = os.utime
+
+    def after_another_made_room(file: int | Path) -> None:
+        for path in cache.folder().glob("*.tar"):
+            path.unlink()
+        utime(file)
+
+    monkeypatch.setattr(os, "utime", after_another_made_room)
+    for _ in range(2):
+        with cache.opened(uri, len(CONTENT), DIGEST) as file:
+            assert file.read() == CONTENT
+
+
+def test_shards_that_are_under_way_take_their_room_already(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPLOOM_CACHE_GB", str(2.5 * len(CONTENT) / 2**30))
+    before, first, second = (remote.put(f"{i}.tar") for i in range(3))
+    cache.opened(before, len(CONTENT), DIGEST).close()
+    download = remote.download
+
+    def meanwhile(uri: str, path: Path) -> None:
+        if uri == first:
+            cache.opened(second, len(CONTENT), DIGEST).close()
+        download(uri, path)
+
+    monkeypatch.setattr(storage, "download", meanwhile)
+    cache.opened(first, len(CONTENT), DIGEST).close()
+    assert len(list(cache.folder().glob("*.tar"))) == 2
+    cache.opened(before, len(CONTENT), DIGEST).close()
+    assert remote.downloads == 4, "it had to go"
+
+
+def test_what_a_killed_download_left_takes_no_room(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPLOOM_CACHE_GB", str(2.5 * len(CONTENT) / 2**30))
+    cache.folder().mkdir(parents=True)
+    (cache.folder() / "left.download").write_bytes(CONTENT * 2)
+    for i in range(2):
+        cache.opened(remote.put(f"{i}.tar"), len(CONTENT), DIGEST).close()
+    assert len(list(cache.folder().glob("*.tar"))) == 2
+    assert not list(cache.folder().glob("*.download"))
+
+
+def test_a_full_disk_is_said_in_one_line(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(uri: str, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "download", full)
+    with pytest.raises(StorageError, match=r"cache has no room for s3://b/0\.tar: free some, or lower CLIPLOOM_CACHE"):
+        cache.opened(remote.put("0.tar"), len(CONTENT), DIGEST)

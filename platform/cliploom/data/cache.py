@@ -6,6 +6,7 @@ system's temporary one) and `CLIPLOOM_CACHE_GB` (by default 20). Shards in local
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,7 +21,7 @@ from cliploom import storage
 from cliploom.data import tars
 from cliploom.errors import InputError, StorageError
 
-_DEFAULT_GB = 20.0
+_LIMIT, _DEFAULT_GB = "CLIPLOOM_CACHE_GB", 20.0
 
 
 class Downloader:
@@ -76,11 +77,12 @@ def _cached(uri: str, size: int, digest: str) -> IO[bytes]:
     name = hashlib.sha256(f"{uri}\n{size}\n{digest}".encode()).hexdigest()[:32]
     path = home / f"{name}.tar"
     with _locked(home / f"{name}.lock"):  # others that want this shard wait for its download
-        if not path.exists():
-            _make_room(home, size)
-            _download(uri, size, digest, path)
-        os.utime(path)  # the least recently used goes first
-        return path.open("rb")
+        try:
+            file: IO[bytes] = path.open("rb")
+        except FileNotFoundError:
+            file = _download(uri, size, digest, path)
+        os.utime(file.fileno())  # the least recently used goes first; by its name it may be gone already
+        return file
 
 
 def _download_all(shards: Sequence[tuple[str, int, str]]) -> None:
@@ -89,15 +91,23 @@ def _download_all(shards: Sequence[tuple[str, int, str]]) -> None:
             opened(*shard).close()
 
 
-def _download(uri: str, size: int, digest: str, path: Path) -> None:
+def _download(uri: str, size: int, digest: str, path: Path) -> IO[bytes]:
+    """Put the shard into the cache at `path`; it is open already when others see it, and may delete it for room."""
     aside = path.with_suffix(".download")
     try:
+        _reserve(aside, size)
         storage.download(uri, aside)
         with aside.open("rb") as file:
             same = os.fstat(file.fileno()).st_size == size
             if not same or tars.digest(file, size, digest.partition(":")[0]) != digest:
                 raise _changed(uri)
+        found = aside.open("rb")
         aside.replace(path)
+        return found
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(f"{path.parent} has no room for {uri}: free some, or lower {_LIMIT}") from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -106,17 +116,38 @@ def _changed(uri: str) -> InputError:
     return InputError(f"shard {uri} has changed since its manifest was made: run jobs/index.py again")
 
 
-def _make_room(home: Path, size: int) -> None:
-    """Delete the least recently used shards until `size` more bytes fit; a process that reads one keeps its bytes."""
-    limit = float(os.environ.get("CLIPLOOM_CACHE_GB") or _DEFAULT_GB) * 2**30
-    with _locked(home / "room.lock"):
-        known = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in home.glob("*.tar"))
-        used = sum(bytes_ for _, bytes_, _ in known)
+def _reserve(aside: Path, size: int) -> None:
+    """Delete the least recently used shards until `size` more bytes fit, and take these: `aside` gets that length.
+
+    A process that reads a deleted shard keeps its bytes. `storage.download` writes beside `aside`, which stands for
+    what it writes until that takes its place.
+    """
+    limit = float(os.environ.get(_LIMIT) or _DEFAULT_GB) * 2**30
+    with _locked(aside.parent / "room.lock"):
+        aside.unlink(missing_ok=True)  # of a process that was killed
+        used = size + _under_way(aside.parent)
+        known = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in aside.parent.glob("*.tar"))
+        used += sum(bytes_ for _, bytes_, _ in known)
         for _, bytes_, path in known:
-            if used + size <= limit:
+            if used <= limit:
                 break
             path.unlink(missing_ok=True)
             used -= bytes_
+        with aside.open("wb") as file:
+            file.truncate(size)
+
+
+def _under_way(home: Path) -> int:
+    """Bytes of all downloads; one whose lock nobody holds is a killed process's, and is deleted."""
+    used = 0
+    for aside in home.glob("*.download"):
+        with aside.with_suffix(".lock").open("w") as lock, suppress(FileNotFoundError):  # it ends just now
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                aside.unlink()
+            except BlockingIOError:
+                used += aside.stat().st_size
+    return used
 
 
 @contextmanager
