@@ -43,7 +43,7 @@ def weighted(*parts: tuple[str, float]) -> list[dict[str, object]]:
 
 
 def deny(path: Path, entries: Iterable[str]) -> Path:
-    path.write_text("".join(f"{entry}\n" for entry in entries))
+    path.write_text("\ufeff" + "".join(f"{entry}\n" for entry in entries))  # as some editors begin a file
     return path
 
 
@@ -102,6 +102,18 @@ def test_keys_are_denied_everywhere_or_in_one_shard(sets: tuple[str, str], tmp_p
     assert sum(part.shard_samples[0] for part in made.parts()) == 10  # shards are as they were
 
 
+def test_names_of_shards_and_keys_may_have_the_mark_between_them(tmp_path: Path) -> None:
+    folder = tmp_path / "run#1"
+    with ShardWriter(str(folder / "0.tar")) as writer:
+        for key in ("a", "b#c", "d"):
+            writer.add(key, b"", "png", ["caption"])
+    uri = manifest.write(str(folder / manifest.NAME), [(writer.shard, writer.index)]).uri
+    assert left_out(choose(uri, deny(tmp_path / "deny", [f"{folder}/0.tar#a", "0.tar#b#c", "1#0.tar#d"]))) == {
+        f"{folder}/0.tar#a",
+        f"{folder}/0.tar#b#c",
+    }
+
+
 def test_other_processes_get_the_same_mixture(sets: tuple[str, str], tmp_path: Path) -> None:
     path = deny(tmp_path / "deny", ["000000001", "000020000"])
     made = choose(weighted((sets[0], 2), (sets[1], 0.5)), path)
@@ -139,13 +151,21 @@ def test_captions_of_denied_samples_are_not_read(tmp_path: Path) -> None:
     assert list(Corpus(made)) == ["caption 0", "caption 1", "caption 3"] * 2
 
 
-def test_a_list_of_which_nothing_is_there_is_warned_of(
+def test_entries_that_name_nothing_are_warned_of(
     sets: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         choose(sets[0], deny(tmp_path / "deny", ["x", "y"]))
     assert "data.deny: 2 entries of" in caplog.text
-    assert "leave out 0 samples" in caplog.text
+    assert "leave out 0 samples, 2 entries name none" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        choose(sets[0], deny(tmp_path / "deny", ["x", "000000001"]))
+    assert "leave out 1 samples, 1 entries name none" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        choose(weighted((sets[0], 1), (sets[1], 1)), deny(tmp_path / "deny", ["000020000", "000000001"]))
+    assert not caplog.text, "each is in one of the manifests"
 
 
 def test_what_is_wrong_is_said_in_one_line(sets: tuple[str, str], tmp_path: Path) -> None:
@@ -155,8 +175,8 @@ def test_what_is_wrong_is_said_in_one_line(sets: tuple[str, str], tmp_path: Path
     for name, message in {
         "none": "data.deny: there is no file .*none",
         "none.parquet": r"data.deny: there is no file .*none\.parquet",
-        "bytes": "data.deny: .*bytes is neither UTF-8 text",
-        "no.parquet": r"data.deny: .*no\.parquet is neither UTF-8 text with a key a line nor parquet",
+        "bytes": "data.deny: .*bytes is not UTF-8 text",
+        "no.parquet": r"data.deny: .*no\.parquet is no parquet file",
         "other.parquet": r"data.deny: .*other\.parquet has no column key",
     }.items():
         with pytest.raises(InputError, match=message):

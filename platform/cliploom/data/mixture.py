@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliploom import storage
+from cliploom.data import lists
 from cliploom.data import manifest as manifests
 from cliploom.data.manifest import Manifest
 from cliploom.data.plan import Part
 from cliploom.data.shards import Shard, ShardIndex
-from cliploom.errors import InputError, StorageError
+from cliploom.errors import InputError, StorageError, TransportError
 from cliploom.settings.data import Data, Mixed
 
 _KEY_COLUMN = "key"
@@ -120,10 +121,12 @@ def choose(data: Data) -> Mixture:
     found = tuple(manifests.load(part.uri) for part in wanted)
     if data.deny:
         entries = _entries(data.deny)
-        found = tuple(replace(manifest, denied=_by_shard(_named(manifest, entries))) for manifest in found)
+        met: set[str] = set()
+        found = tuple(replace(manifest, denied=_by_shard(_named(manifest, entries, met))) for manifest in found)
         count = sum(len(denied) for manifest in found for denied in manifest.denied.values())
-        level = logging.INFO if count else logging.WARNING
-        _log.log(level, "data.deny: %d entries of %s leave out %d samples", len(entries), data.deny, count)
+        said = "data.deny: %d entries of %s leave out %d samples, %d entries name none"
+        level = logging.INFO if len(met) == len(entries) else logging.WARNING
+        _log.log(level, said, len(entries), data.deny, count, len(entries) - len(met))
     return Mixture(found, tuple(part.weight for part in wanted))
 
 
@@ -147,7 +150,7 @@ def _entries(uri: str) -> set[str]:
     """What a deny-list names: a line each of a text file, or the column `key` of a parquet file."""
     try:
         if not uri.endswith(".parquet"):
-            return {line.strip() for line in storage.read(uri).decode("utf-8").splitlines() if line.strip()}
+            return {line.strip() for line in lists.read(uri, "data.deny") if line.strip()}
         storage.size(uri)  # answers in words where pyarrow has an error code
         system, path = storage.filesystem(uri)
         with pq.ParquetFile(path, filesystem=system) as file:
@@ -157,22 +160,25 @@ def _entries(uri: str) -> set[str]:
     except FileNotFoundError:
         raise InputError(f"data.deny: there is no file {uri}") from None
     except (UnicodeDecodeError, pa.ArrowException):
-        raise InputError(f"data.deny: {uri} is neither UTF-8 text with a key a line nor parquet") from None
+        raise InputError(f"data.deny: {uri} is no parquet file with keys of text") from None
+    except TransportError:
+        raise
     except StorageError as error:
         raise InputError(f"data.deny: {error}") from None
 
 
-def _named(manifest: Manifest, entries: set[str]) -> Iterator[tuple[int, int]]:
-    """(shard, index) of the samples that entries name, as KEY or as SHARD#KEY."""
-    of_shard: dict[str, set[str]] = {}
-    for entry in entries:
-        uri, separator, key = entry.partition("#")
-        if separator:
-            of_shard.setdefault(uri, set()).add(key)
+def _named(manifest: Manifest, entries: set[str], met: set[str]) -> Iterator[tuple[int, int]]:
+    """(shard, index) of the samples that entries name, as KEY or as SHARD#KEY; these entries are added to `met`."""
+    # Names of shards and keys may have a # themselves, so that each may be the one between the two.
+    shards = {entry[:at] for entry in entries for at, letter in enumerate(entry) if letter == "#"}
     folder = storage.parent(manifest.uri)
     for number, (shard, keys) in enumerate(zip(manifest.shards, manifest.keys(), strict=True)):
-        own = of_shard.get(shard.uri, set()) | of_shard.get(manifests.relative(folder, shard.uri), set())
-        yield from ((number, index) for index, key in enumerate(keys) if key in entries or key in own)
+        names = {shard.uri, manifests.relative(folder, shard.uri)} & shards
+        prefixes = ["", *(f"{name}#" for name in names)]
+        for index, key in enumerate(keys):
+            if hits := [prefix + key for prefix in prefixes if prefix + key in entries]:
+                met.update(hits)
+                yield number, index
 
 
 def _by_shard(rows: Iterator[tuple[int, int]]) -> dict[int, list[int]]:
