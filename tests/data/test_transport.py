@@ -14,12 +14,16 @@ import pytest
 import pairs
 import proxy
 from cliploom import config, retrying, storage
-from cliploom.data import cache, mixture, shards
+from cliploom.data import cache, manifest, mixture, shards, sources, vocabulary
+from cliploom.data.indexing import make_index
 from cliploom.data.plan import WorkItem
 from cliploom.data.reader import Reader, Source
 from cliploom.data.vocabulary import clip
 from cliploom.errors import CredentialsError, InputError, TransportError
 from cliploom.s3 import client
+from cliploom.settings.data import Prepare
+from cliploom.training import ngrams
+from preparing import serially
 
 pytestmark = pytest.mark.integration
 FAULTS: tuple[proxy.Fault, ...] = ("reset", "silence", "cut", "busy")
@@ -95,6 +99,35 @@ def test_a_fault_that_stays_ends_in_one_line_after_a_bounded_time(
             call()
         assert len(way.requests) > 2
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_fault_that_stays_is_not_taken_for_wrong_input(
+    bucket: str, way: proxy.Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run would be given up for that, where a fault on the way ends one attempt."""
+    monkeypatch.setenv("CLIPLOOM_RETRY_SECONDS", "0.1")
+    own = pairs.write(tmp_path, shards=1, samples=1)
+    settings = config.Config.model_validate(
+        {
+            "index": {"shards": bucket, "output": str(tmp_path)},
+            "objective": {"name": "ngrams", "ngrams": f"{bucket}/file"},
+        }
+    )
+    way.fault = lambda line, number: "reset"
+    calls: list[Callable[[], object]] = [
+        lambda: manifest.load(bucket),
+        lambda: manifest.load(f"{bucket}/0.tar"),
+        lambda: vocabulary.load(f"{bucket}/own.bpe"),
+        lambda: ngrams.read(settings, 100),
+        lambda: mixture.choose(config.Data(manifest=own, deny=f"{bucket}/list")),
+        lambda: mixture.choose(config.Data(manifest=own, deny=f"{bucket}/list.parquet")),
+        lambda: list(sources.rows(Prepare(source=f"{bucket}/table.csv"))),
+        lambda: list(sources.rows(Prepare(source=f"{bucket}/folder"))),
+        lambda: make_index(settings, serially),
+    ]
+    for call in calls:
+        with pytest.raises(TransportError):
+            call()
 
 
 def test_expired_credentials_stop_at_once_with_the_mend(bucket: str, way: proxy.Proxy, tmp_path: Path) -> None:

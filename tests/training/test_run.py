@@ -10,7 +10,9 @@ import pytest
 
 import pairs
 from cliploom import config, models
+from cliploom.data.reader import Batch
 from cliploom.errors import InputError
+from cliploom.models import weights
 from cliploom.training import checkpoint
 from cliploom.training.checkpoint import Progress
 from cliploom.training.run import Run, check_goes_on, is_complete, model_config, note_export, plan_run
@@ -109,3 +111,10 @@ def test_a_locked_resnet_has_no_norm_groups_to_keep_whole(shards: str, tmp_path:
     with pytest.raises(InputError, match=r"train\.norm_batch_size=4 does not divide"):
         planned(shards, tmp_path, *cut)
     planned(shards, tmp_path, *cut, "model.weights=w", "train.lock=image")
+
+
+def test_weights_of_another_context_than_the_stream_s_are_refused(tmp_path: Path) -> None:
+    assert {models.preset(name).context_length for name in models.list_models()} == {Batch.CONTEXT}
+    weights.save(models.create(replace(VIT, context_length=16)), tmp_path)
+    with pytest.raises(InputError, match="its context_length is 16 where the model asked for has 77"):
+        weights.load(tmp_path, made("model.weights=w"))

@@ -14,7 +14,7 @@ from cliploom.data.prepare import Result, write_quarantine
 from cliploom.data.runner import Runner
 from cliploom.data.shards import Shard, ShardIndex, index_shard
 from cliploom.data.tars import Fault
-from cliploom.errors import InputError, StorageError
+from cliploom.errors import InputError, StorageError, TransportError
 from cliploom.progress import Progress
 from cliploom.settings.data import Index
 
@@ -59,6 +59,8 @@ def _shards(source: str) -> list[str]:
         return storage.expand(source)
     try:
         uris = [file.uri for file in storage.files(source) if file.uri.endswith(".tar")]
+    except TransportError:
+        raise
     except StorageError as error:
         raise InputError(f"index.shards: {error}") from None
     if not uris:

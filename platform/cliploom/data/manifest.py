@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cliploom import storage
 from cliploom.data.shards import SPANS, Shard, ShardIndex, index_shard
-from cliploom.errors import InputError, StorageError
+from cliploom.errors import InputError, StorageError, TransportError
 
 NAME = "manifest.parquet"
 VERSION = 1
@@ -87,6 +87,7 @@ def load(uri: str) -> Manifest:
 
     Raises:
         InputError: there is none, or it is of a format that is not known here.
+        TransportError: it can't be read now.
     """
     try:
         if uri.endswith(".tar"):
@@ -96,6 +97,8 @@ def load(uri: str) -> Manifest:
         return _parse(place, place)
     except FileNotFoundError:
         raise InputError(f"there is no manifest at {uri}: make one with jobs/prepare.py or jobs/index.py") from None
+    except TransportError:  # no fault of the input: it ends an attempt of a run, not the run
+        raise
     except StorageError as error:
         raise InputError(f"the manifest can't be read: {error}") from None
 

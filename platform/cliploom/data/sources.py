@@ -13,7 +13,7 @@ from cliploom.data import tables
 from cliploom.data.shards import IMAGE_EXTENSIONS
 from cliploom.data.tables import Embedded, Line
 from cliploom.data.tars import Fault
-from cliploom.errors import InputError, StorageError
+from cliploom.errors import InputError, StorageError, TransportError
 from cliploom.settings.data import Prepare
 
 _DECODED = {*IMAGE_EXTENSIONS, "gif", "bmp", "tif", "tiff"}
@@ -54,6 +54,8 @@ def rows(settings: Prepare) -> Iterator[Row | Fault]:
             yield from _folder(settings, source)
     except FileNotFoundError:
         raise InputError(f"prepare.source: there is no {source}") from None
+    except TransportError:
+        raise
     except StorageError as error:
         raise InputError(f"prepare.source: {error}") from None
 

@@ -26,7 +26,7 @@ from tokenizers.trainers import BpeTrainer
 
 from cliploom import storage
 from cliploom.data.pieces import ALPHABET, END_OF_WORD, SPECIAL, SYMBOLS, clean, pieces, symbols
-from cliploom.errors import InputError
+from cliploom.errors import InputError, TransportError
 
 NAME = "vocabulary.bpe"  # beside the weights of a model with a vocabulary of its own
 _CLIP = "clip_vocabulary.bpe"
@@ -87,11 +87,14 @@ def load(uri: str | None, digest: str | None = None) -> Vocabulary:
 
     Raises:
         InputError: there is no such file, it is none of a vocabulary, or of one with another digest.
+        TransportError: it can't be read now.
     """
     try:
         found = parse(storage.read(uri, length=_MOST_BYTES + 1), uri) if uri else clip()
     except FileNotFoundError:
         raise InputError(f"there is no vocabulary file {uri}: make one with jobs/vocabulary.py") from None
+    except TransportError:  # no fault of the input: it ends an attempt of a run, not the run
+        raise
     except OSError as error:
         raise InputError(f"the vocabulary file {uri} can't be read: {error}") from None
     if digest is not None and found.digest != digest:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cliploom import objectives, storage
 from cliploom.config import Config, require
-from cliploom.errors import InputError
+from cliploom.errors import InputError, TransportError
 from cliploom.objectives import dictionary
 
 
@@ -22,6 +22,7 @@ def read(config: Config, vocab_size: int, known_digest: str | None = None) -> Te
 
     Raises:
         InputError: the file is missing, damaged, or another than the run was begun with.
+        TransportError: it can't be read now.
     """
     if not objectives.objective(config.objective.name).needs_ngrams:
         return None
@@ -31,6 +32,8 @@ def read(config: Config, vocab_size: int, known_digest: str | None = None) -> Te
         table = dictionary.unpack(storage.read(uri), vocab_size, uri)
     except FileNotFoundError:
         raise InputError(f"there is no dictionary {uri} (objective.ngrams): make one with jobs/ngrams.py") from None
+    except TransportError:  # no fault of the input: it ends an attempt of the run, not the run
+        raise
     except OSError as error:
         raise InputError(f"the dictionary {uri} (objective.ngrams) can't be read: {error}") from None
     if known_digest is not None and digest(table) != known_digest:
