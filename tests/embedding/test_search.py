@@ -73,6 +73,15 @@ def test_what_was_kept_is_read_back(filled: str) -> None:
     assert told["parts"][0]["broken"] == [["b", "undecodable image"]]
 
 
+def test_a_source_of_which_nothing_could_be_read_has_no_rows(tmp_path: Path) -> None:
+    made = EmbeddingStore(str(tmp_path), MODEL, {"d1": "s3://b/0.tar", "d2": "s3://b/1.tar"})
+    made.save("d1", features(["a"], broken=0))
+    made.save("d2", features(["b"]))
+    assert [part.rows for part in made.finish("s3://b", ["d1", "d2"])] == [0, 1]
+    found = store.load(str(tmp_path))
+    assert (found.keys, found.vectors.shape) == (["b"], (1, 4))
+
+
 def test_another_model_s_embeddings_are_not_mixed_in(filled: str) -> None:
     other = Model(**{**MODEL.__dict__, "digest": "sha256:def"})
     with pytest.raises(InputError, match=r"another model or format \(emoji 3 sha256:abc, now emoji 3 sha256:def\)"):

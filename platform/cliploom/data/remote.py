@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Collection
 from typing import Any
@@ -42,7 +42,7 @@ def fetch(url: str, origins: Collection[str]) -> bytes:
     try:
         with opener.open(url, timeout=_SECONDS) as answer:
             data: bytes = answer.read(_MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
         raise ValueError(f"{url} can't be fetched: {error}") from None
     if len(data) > _MOST_BYTES:
         raise ValueError(f"{url} has more than {_MOST_BYTES >> 20} MiB")

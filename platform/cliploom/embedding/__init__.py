@@ -1,5 +1,5 @@
 """Embeddings of many images by a registered model, and the search among them.
 
-`sources` says what is embedded and `run` has it done by evaluation's pool of models; `store` keeps the embeddings as
+`sources` says what is embedded, and evaluation's `features` runs the model over it; `store` keeps the embeddings as
 parquet, shard by shard, with a manifest. `search` finds the nearest, and `sheet` shows them.
 """

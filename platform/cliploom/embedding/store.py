@@ -133,7 +133,7 @@ def load(uri: str) -> Embeddings:
             raise InputError(f"{place} is not the file that {MANIFEST} lists: run jobs/embed.py again")
         with _open(place) as file:
             table = file.read()
-        rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
+        rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(part.rows, vectors.shape[1])
         vectors[len(keys) : len(keys) + part.rows] = rows
         keys += table["key"].to_pylist()
         places += [part.source] * part.rows

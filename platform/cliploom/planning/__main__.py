@@ -49,17 +49,24 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="ViT-L-14", help="a preset")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 1024])
+    parser.add_argument("--gpus", type=_count, nargs="+", default=[8, 64, 1024])
     parser.add_argument("--gpu", choices=sorted(GPUS), default="A100")
-    parser.add_argument("--batch", type=int, default=PAPER_BATCH, help="samples a step")
+    parser.add_argument("--batch", type=_count, default=PAPER_BATCH, help="samples a step")
     parser.add_argument("--samples", type=float, default=PAPER_SAMPLES, help="of the whole run")
     parser.add_argument("--zero-stage", type=int, choices=range(4), default=1)
-    parser.add_argument("--passes", type=int, default=4, help="3, or 4 where activations are computed again")
-    parser.add_argument("--micro-batches", type=int, default=1, help="that a GPU's part of the batch is cut into")
+    parser.add_argument("--passes", type=_count, default=4, help="3, or 4 where activations are computed again")
+    parser.add_argument("--micro-batches", type=_count, default=1, help="that a GPU's part of the batch is cut into")
     for field in fields(Assumptions):
+        kind = _count if isinstance(field.default, int) else float
         name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, dest=field.name, type=type(field.default), default=field.default)
+        parser.add_argument(name, dest=field.name, type=kind, default=field.default)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _parameters(name: str) -> float:

@@ -35,14 +35,14 @@ class Assumptions:
     decode_microseconds: float = 386.0  # these two by tests/benchmarks/planning.py, on an AMD EPYC
     decode_nanoseconds: float = 5.6
     stored_side: int = 256
-    sample_bytes: float = 25_000
+    sample_bytes: float = 25_000.0
     ingest_cores: int = 32
     ingest_bytes_per_second: float = 1.0e9
     gpus_per_node: int = 8
     node_failures_per_day: float = 0.05
-    restart_seconds: float = 60
-    replace_seconds: float = 480
-    save_seconds: float = 3
+    restart_seconds: float = 60.0
+    replace_seconds: float = 480.0
+    save_seconds: float = 3.0
     gpu_hour: float = 2.0
     ingest_hour: float = 0.6
 

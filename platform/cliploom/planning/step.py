@@ -23,7 +23,7 @@ COLLECTIVE_BYTES_PER_SECOND = 7.2e9  # of a GPU, beyond what hides behind arithm
 # Bytes of a parameter.
 _COMPUTE, _WEIGHT, _MOMENTS = 2, 4, 8
 _FEATURE_BYTES = 4
-_TOKEN_BYTES = 8  # of an id, in the batch that a worker gets
+_TOKEN_BYTES = 4  # of an id, in the batch that a worker gets
 
 
 class Gpu(NamedTuple):
