@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,9 +104,9 @@ def test_version_in_the_registry(model: CLIP, tmp_path: Path, monkeypatch: pytes
     assert asked[2] == (f"sqlite:///{tmp_path}/storage/mlflow.db", "models:/pictures/3")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/export", "s3://bucket/export/weights.safetensors"])
-def test_weights_on_s3(uri: str, model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.save(model, tmp_path / "bucket" / "export")
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that s3://bucket is."""
 
     def local(uri: str) -> Path:
         return tmp_path / uri.removeprefix("s3://")
@@ -114,10 +116,48 @@ def test_weights_on_s3(uri: str, model: CLIP, tmp_path: Path, monkeypatch: pytes
         return [storage.File(f"{uri}/{path.name}", path.stat().st_size) for path in inside]
 
     monkeypatch.setattr(storage, "files", files)
-    monkeypatch.setattr(storage, "size", lambda uri: local(uri).stat().st_size)
+    size = storage.size
+    monkeypatch.setattr(storage, "size", lambda uri: size(str(local(uri))))
     monkeypatch.setattr(storage, "download", lambda uri, path: shutil.copyfile(local(uri), path))
+    return tmp_path / "bucket"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/export", "s3://bucket/export/weights.safetensors"])
+def test_weights_on_s3(uri: str, model: CLIP, bucket: Path) -> None:
+    weights.save(model, bucket / "export")
     assert_same(cliploom.load(uri)[0], model)
     assert_same(cliploom.load(NAME, weights=uri)[0], model)
+
+
+def test_a_file_on_s3_has_the_config_and_the_vocabulary_beside_it(bucket: Path) -> None:
+    own = vocabulary.train(["a red square", "a blue square"] * 2, 520)
+    small = create(replace(preset(NAME), vocab_size=520, activation="gelu"), seed=1)
+    weights.save(small, bucket / "own")
+    (bucket / "own" / vocabulary.NAME).write_bytes(own.pack())
+    uri = "s3://bucket/own/weights.safetensors"
+    for name, file in [(uri, None), (NAME, uri)]:
+        got, _, tokenize = cliploom.load(name, weights=file)
+        assert_same(got, small)
+        assert tokenize("a red square").equal(Tokenizer(vocabulary=own)("a red square"))
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "told"),
+    [
+        ("open_clip_pytorch_model.bin", "open_clip_config.json", {"model_cfg": {}}),
+        ("pytorch_model.bin", "config.json", {"text_config": {"hidden_act": "gelu", "num_attention_heads": 1}}),
+    ],
+)
+def test_a_file_of_others_on_s3_has_the_config_beside_it(
+    file: str, config: str, told: dict[str, Any], model: CLIP, bucket: Path
+) -> None:
+    bucket.mkdir()
+    for name in (file, "mine.pt"):
+        torch.save(model.state_dict(), bucket / name)
+    (bucket / config).write_text(json.dumps(told))
+    gelu = create(replace(preset(NAME), activation="gelu"), seed=1)
+    assert_same(cliploom.load(f"s3://bucket/{file}")[0], gelu)
+    assert_same(cliploom.load("s3://bucket/mine.pt")[0], model)
 
 
 def test_wrong_input_is_answered_in_one_line(tmp_path: Path) -> None:

@@ -74,8 +74,7 @@ def _stored(uri: str, registry_uri: str | None, preset: ModelConfig | None = Non
 
     with local_weights(uri, registry_uri) as path:
         model = files.load(path)
-        place = uri if storage.name(uri) == files.WEIGHTS else str(path)  # such a file was fetched alone
-        vocabulary = vocabularies.of_model(place, model.config.vocab_size)
+        vocabulary = vocabularies.of_model(str(path), model.config.vocab_size)
         wanted = replace(preset or model.config, vocab_size=vocabulary.size)
         # Read again only for another resolution or activation, or to be told what does not fit.
         return model if model.config == wanted else files.load(path, wanted), vocabulary
@@ -83,7 +82,7 @@ def _stored(uri: str, registry_uri: str | None, preset: ModelConfig | None = Non
 
 @contextmanager
 def local_weights(uri: str, registry_uri: str | None = None) -> Iterator[Path]:
-    """The file or folder of weights at `uri` as a local path, for as long as the context lasts.
+    """The file or folder of weights at `uri` as a local path, its config beside it, for as long as the context lasts.
 
     Args:
         uri: a path, an s3:// URI, or a version in the registry (`models:/NAME@champion`).
@@ -110,6 +109,22 @@ def _fetched(uri: str, folder: Path) -> Path:
     inside = storage.files(uri)
     for file in inside:
         storage.download(file.uri, folder / file.uri.removeprefix(uri.rstrip("/") + "/"))
-    if not inside:
-        storage.download(uri, folder / storage.name(uri))
-    return folder if inside else folder / storage.name(uri)
+    if inside:
+        return folder
+    storage.download(uri, folder / storage.name(uri))
+    for place in _beside(uri):
+        if storage.exists(place):
+            storage.download(place, folder / storage.name(place))
+    return folder / storage.name(uri)
+
+
+def _beside(uri: str) -> list[str]:
+    """Where what belongs to a file of weights may lie; nowhere for a file of a name that nobody publishes."""
+    from cliploom.data import vocabulary as vocabularies
+    from cliploom.models import sidecar
+    from cliploom.models import weights as files
+
+    if storage.name(uri) not in files.KNOWN_FILES:
+        return []
+    names = (sidecar.CONFIG, sidecar.OPEN_CLIP_CONFIG, vocabularies.NAME)
+    return [storage.join(storage.parent(uri), name) for name in names]

@@ -142,16 +142,67 @@ def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
         weights.load(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
 @pytest.mark.parametrize("quick", [True, False])
-def test_open_clips_config_tells_the_activation(quick: bool, tmp_path: Path) -> None:
+def test_open_clips_config_tells_the_activation(quick: bool, file: str, tmp_path: Path) -> None:
     model = random_model("ViT-mu-8-32")
-    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (save_file if file.endswith("safetensors") else torch.save)(model.state_dict(), tmp_path / file)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
     for asked in (None, model.config):
         loaded = weights.load(tmp_path, asked)
         assert loaded.config.activation == ("quick_gelu" if quick else "gelu")
         for name, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("tower", "heads", "said"),
+    [("vision", 4, "image tower has 4 heads"), ("text", 2, "text tower has 2 heads"), ("vision", None, "has 12 heads")],
+)
+def test_transformers_models_of_other_heads_are_refused(
+    tower: str, heads: int | None, said: str, tmp_path: Path
+) -> None:
+    """Where its config names none, transformers takes 12 in the image tower."""
+    weights.save_transformers(create(VIT), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[f"{tower}_config"]["num_attention_heads"] = heads
+    if heads is None:
+        del config[f"{tower}_config"]["num_attention_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"model\.safetensors does not fit: its .*{said}, cliploom's has 1 of 64"):
+        weights.load(tmp_path)
+
+
+def test_open_clip_models_of_other_heads_are_refused(tmp_path: Path) -> None:
+    """Their number is no shape's, so that they would load as another network; ViT-H-14 is so wide, of heads of 80."""
+    model = create(dataclasses.replace(VIT, vision_width=1280, vision_layers=1))
+    file = tmp_path / "open_clip_model.safetensors"
+    save_file(model.state_dict(), file)
+
+    def load(vision: dict[str, int] | None) -> CLIP:
+        told = {"model_cfg": {"quick_gelu": True, "vision_cfg": vision, "text_cfg": {"heads": 1}}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(told if vision else {}))
+        return weights.load(tmp_path)
+
+    with pytest.raises(InputError, match="its image tower has 16 heads, cliploom's has 20 of 64 channels"):
+        load({"width": 1280, "head_width": 80})
+    assert load({"width": 1280}).config == model.config
+    with pytest.raises(InputError, match=r"1280 channels may be parted into heads of more than 64.* put the config"):
+        load(None)
+    assert weights.load(file, model.config).config == model.config, "which says what the heads are"
+    weights.save(model, tmp_path)
+    assert weights.load(tmp_path).config == model.config
+
+
+@pytest.mark.parametrize(
+    ("config", "vision"),
+    [(VIT, {"width": 64}), (RESNET, {"width": 4, "layers": [1, 1, 1, 1]}), (preset("ViT-Ti-8-64"), {"width": 192})],
+)
+def test_heads_of_open_clips_config_are_counted_as_it_does(config: Any, vision: dict[str, Any], tmp_path: Path) -> None:
+    save_file(create(config).state_dict(), tmp_path / "open_clip_model.safetensors")
+    text = {"heads": config.text_heads}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision, "text_cfg": text}}))
+    assert weights.load(tmp_path).config == dataclasses.replace(config, activation="gelu")
 
 
 @pytest.mark.parametrize(

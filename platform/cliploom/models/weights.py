@@ -17,15 +17,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cliploom.errors import InputError
+from cliploom.models import sidecar
 from cliploom.models.archive import read_tensors
 from cliploom.models.clip import CLIP, SIGMOID_BIAS_START
 from cliploom.models.config import ACTIVATIONS, ModelConfig
 from cliploom.models.names import SCALARS, to_openai, to_transformers, transformers_config
 from cliploom.models.shapes import check_config, check_shapes, infer_config, resize_positions
 
-FORMAT_VERSION = 1
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-KNOWN_FILES = (WEIGHTS, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+WEIGHTS, CONFIG = "weights.safetensors", sidecar.CONFIG
+KNOWN_FILES = (  # a config file beside one of these is its own
+    WEIGHTS,
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 
 
 def save(model: CLIP, folder: Path) -> None:
@@ -36,7 +42,7 @@ def save(model: CLIP, folder: Path) -> None:
 def save_state(state: Mapping[str, Tensor], config: ModelConfig, folder: Path, objective: str | None = None) -> None:
     """As `save`, of a model's state dict; `objective` is what it was trained for, where that makes it no CLIP."""
     named = {"objective": objective} if objective else {}
-    _write(state, {"format_version": FORMAT_VERSION, **named, "model": config.to_dict()}, folder, WEIGHTS)
+    _write(state, {"format_version": sidecar.FORMAT_VERSION, **named, "model": config.to_dict()}, folder, WEIGHTS)
 
 
 def save_transformers(model: CLIP, folder: Path) -> None:
@@ -61,15 +67,18 @@ def load(path: Path, config: ModelConfig | None = None) -> CLIP:
             that of `config`, or QuickGELU.
 
     Raises:
-        InputError: the file is not there, damaged, of an unknown format version, no CLIP's, or of another model than
-            `config`.
+        InputError: the file is not there, damaged, of an unknown format version, no CLIP's, of other heads than ours
+            (or so wide, and without a config, that it may be), or of another model than `config`.
     """
     file = _weights_file(path)
-    said = _activation(file.parent) if file.name in KNOWN_FILES else None
+    told = sidecar.read(file.parent) if file.name in KNOWN_FILES else sidecar.Told()
     state = read_tensors(file)
     try:
         state = to_openai(state)
-        found = infer_config(state, said or (config.activation if config else ACTIVATIONS[0]))
+        found = infer_config(state, told.activation or (config.activation if config else ACTIVATIONS[0]))
+        sidecar.check_heads(told, found)
+        if config is None:
+            sidecar.require_heads(told, found)
         config = _agreed(found, config) if config else found
         if config.logit_bias:
             state.setdefault("logit_bias", torch.tensor(SIGMOID_BIAS_START))
@@ -109,60 +118,6 @@ def _weights_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise InputError(f"the folder {path} holds no weights: none of {', '.join(KNOWN_FILES)}")
-
-
-def _activation(folder: Path) -> str | None:
-    """The activation that a config beside the weights names; None where none does.
-
-    The geometry is read off the weights themselves, so that the two can't disagree.
-    """
-    config = read_config(folder)
-    if objective := config.get("objective"):
-        raise InputError(
-            f"the weights in {folder} are of the objective {objective}, which has no text embeddings: "
-            "read them with cliploom.objectives.load, and rank texts with cliploom.objectives.score"
-        )
-    towers = [config[name] or {} for name in ("text_config", "vision_config") if name in config]  # transformers'
-    sections = [(config.get("model") or {}).get("activation")]
-    sections += [tower.get("hidden_act", ACTIVATIONS[0]) for tower in towers]
-    if open_clip := _read_json(folder / "open_clip_config.json"):
-        sections.append("quick_gelu" if (open_clip.get("model_cfg") or {}).get("quick_gelu") else "gelu")
-    named = {section for section in sections if section is not None}
-    if unknown := named - set(ACTIVATIONS):
-        raise InputError(
-            f"the model in {folder} has the activation {min(unknown)}; {' and '.join(ACTIVATIONS)} are known"
-        )
-    if len(named) > 1:
-        raise InputError(f"the model in {folder} has the activations {', '.join(sorted(named))}, one for each tower")
-    return named.pop() if named else None
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` beside weights says; nothing where there is none.
-
-    Raises:
-        InputError: it is damaged, or of an unknown format version.
-    """
-    config = _read_json(folder / CONFIG)
-    version = config.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{folder / CONFIG} has format version {version!r}; this version of cliploom reads {FORMAT_VERSION}"
-        )
-    return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; an empty one where there is no file."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} can't be read: {error}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} holds no mapping")
-    return config
 
 
 def _add_batch_counts(state: dict[str, Tensor], model: CLIP) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cliploom.errors import InputError
-from cliploom.models import CLIP, ModelConfig, weights
+from cliploom.models import CLIP, ModelConfig, sidecar, weights
 from cliploom.models.archive import read_tensors
 from cliploom.models.shapes import check_shapes
 from cliploom.objectives.objective import create, objective
@@ -35,7 +35,7 @@ def load(folder: Path) -> nn.Module:
     Raises:
         InputError: the folder holds none, or it is damaged or of an unknown format version.
     """
-    config = weights.read_config(folder)
+    config = sidecar.read_config(folder)
     name = config.get("objective")
     if name is None:
         return weights.load(folder)
