@@ -17,6 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 import servers
 from cliploom import config, pools, registry
+from cliploom.cluster import SYSTEM
 from cliploom.settings.data import Data
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.training import Train
@@ -144,6 +145,12 @@ def test_the_versions_are_the_locked_ones() -> None:
     dockerfile = (servers.ROOT / "cluster" / "Dockerfile").read_text()
     assert "-c constraints.txt" in dockerfile
     assert re.search(rf"^ray=={re.escape(version('ray'))}$", (servers.ROOT / "constraints.txt").read_text(), re.M)
+
+
+@pytest.mark.parametrize("file", ["cluster/Dockerfile", "README.md"])
+def test_nodes_are_told_what_a_cluster_of_one_machine_is(file: str) -> None:
+    told = re.findall(r"RAY_([a-z_]+)=(\d+)\b", (servers.ROOT / file).read_text())
+    assert dict(told) == {name: str(value) for name, value in SYSTEM.items()}
 
 
 def test_a_name_without_a_value_is_an_error() -> None:
