@@ -233,7 +233,7 @@ def check_goes_on(run: Run) -> None:
             f"{run.steps * run.stream.global_batch_size:,} asked for now: set train.samples or train.epochs as "
             "they were, or give a new run.name"
         )
-    for key, value in ({"model.factor": 1} | done.settings).items():  # of factor 1 the oldest say nothing
+    for key, value in {"model.factor": 1, **done.settings}.items():  # of factor 1 the oldest say nothing
         if run.settings.get(key) != value:
             raise InputError(
                 f"run {run.config.run.name} was begun with {key}={value}, not {run.settings.get(key)}: "
