@@ -36,7 +36,7 @@ def everything(folder: Path, model: Model) -> run.Outcome:
     sets.retrieval(folder / "pairs")
     _shifted(folder / "shifted")
     _people(folder / "people")
-    (folder / "references.csv").write_text("model,colours,shifted\na,0.3,0.2\nb,0.5,0.4\nc,0.7,0.55\n")
+    (folder / "references.csv").write_text("model,colours/shifted,shifted\na,0.3,0.2\nb,0.5,0.4\nc,0.7,0.55\n")
     pairs = [{f"{n}.png": sets.encoded(sets.picture(n)), f"{n}.txt": b"a picture"} for n in range(30)]
     sets.write_tar(folder / "pairs.tar", {k: v for pair in pairs for k, v in pair.items()})
     (folder / "small.yaml").write_text(_SUITE)

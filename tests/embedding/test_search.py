@@ -69,7 +69,7 @@ def test_what_was_kept_is_read_back(filled: str) -> None:
     assert found.places == ["s3://b/0.tar", "s3://b/0.tar", "s3://b/1.tar"]
     np.testing.assert_array_equal(found.vectors[:2], features(["a", "b", "c"]).images[[0, 2]])
     told = json.loads(Path(filled, "embeddings.json").read_text())
-    assert (told["format_version"], told["model"]["digest"], told["rows"]) == (1, "sha256:abc", 3)
+    assert (told["format_version"], told["model"]["digest"], told["rows"]) == (2, "sha256:abc", 3)
     assert told["parts"][0]["broken"] == [["b", "undecodable image"]]
 
 
@@ -93,7 +93,7 @@ def test_another_model_s_embeddings_are_not_mixed_in(filled: str) -> None:
     [
         (lambda folder: (folder / "embeddings.json").unlink(), "are not complete: run jobs/embed.py"),
         (lambda folder: next(folder.glob("part-*")).write_bytes(b"x"), "is not the file that embeddings.json lists"),
-        (lambda folder: change(folder, format_version=2), "format 2; this cliploom reads 1"),
+        (lambda folder: change(folder, format_version=1), "format 1, this cliploom reads 2: make them anew"),
     ],
 )
 def test_what_is_not_whole_is_refused(filled: str, damage: Any, said: str) -> None:

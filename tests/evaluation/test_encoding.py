@@ -15,10 +15,10 @@ from cliploom.data import vocabulary
 from cliploom.data.tokenizer import Tokenizer
 from cliploom.data.transforms import Preprocess, evaluation_pixels
 from cliploom.errors import InputError
-from cliploom.evaluation import encoding
+from cliploom.evaluation import encoding, features
 from cliploom.evaluation.datasets import Sample
 from cliploom.evaluation.encoding import Encoder
-from cliploom.evaluation.model import Model, publish
+from cliploom.evaluation.model import Model, digest, publish
 from cliploom.evaluation.preparing import Batch, prepare_classes, prepare_samples
 from cliploom.models import weights
 
@@ -92,6 +92,7 @@ def test_texts_are_those_of_the_model_s_own_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "weights" / vocabulary.NAME).write_bytes(other.pack())
     again = publish(tmp_path / "weights", str(tmp_path / "published"), "mu")
     assert again.digest != model.digest, "features of other tokens would be taken for these"
+    assert digest(again.uri) == again.digest
 
 
 def test_samples_that_cannot_be_used_get_a_cause_and_harm_no_other(encoder: Encoder, model: Model) -> None:
@@ -118,6 +119,51 @@ def test_an_embedding_that_is_not_finite_is_a_cause(model: Model) -> None:
     sample = Sample("a", sets.encoded(sets.picture(0)), b"0", None)
     found = encoder.encode(_prepared([sample], model))
     assert found.causes.tolist() == ["features not finite"]
+
+
+def _without(word: str, model: Model) -> Encoder:
+    """An encoder of which texts with this word have no finite embeddings."""
+    encoder = Encoder(model.uri)
+    encoder.model.get_parameter("token_embedding.weight").data[Tokenizer()(word)[0, 1]] = float("nan")
+    return encoder
+
+
+def test_a_caption_whose_embedding_is_not_finite_is_a_cause_of_its_sample(model: Model) -> None:
+    picture = sets.encoded(sets.picture(0))
+    captions = {"a": b"a cat\na dog", "b": b"a cat"}
+    samples = [Sample(key, picture, None, lines) for key, lines in captions.items()]
+    samples.append(Sample("c", None, None, b"dog"))
+    found = _without("dog", model).encode(_prepared(samples, model))
+    assert found.causes.tolist() == ["features not finite", "", "no image"]
+    assert np.isfinite(found.usable().texts).all()
+
+
+def test_a_class_whose_embedding_is_not_finite_is_refused(model: Model) -> None:
+    with pytest.raises(InputError, match="embedding of the class dog is not finite"):
+        _without("dog", model).encode(prepare_classes(["cat", "dog"], ["a {c}", "{c}"], model))
+
+
+def test_what_the_model_refuses_goes_on_as_a_value(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wrap it in an exception of its own, which no job takes for the user's."""
+    monkeypatch.setattr(encoding, "Encoder", lambda *_: _without("dog", model))
+    actor = features._Actor(model.uri, features.Compute("cpu", "fp32", torch.get_num_threads()))
+    piece = features.Piece(0, 3, True, prepare_classes(["dog"], ["{c}"], model))
+    found = actor({"piece": piece})["piece"]
+    assert isinstance(found.content, InputError)
+    assert replace(found, content=None) == replace(piece, content=None)
+
+
+def test_the_digest_tells_activations_apart(model: Model, tmp_path: Path) -> None:
+    """By it features are kept, and embeddings are known to be of the model that takes the query."""
+    state, config = Encoder(model.uri).model.state_dict(), models.preset("ViT-mu-8-32")
+    digests = set()
+    for activation in ("quick_gelu", "gelu"):
+        weights.save_state(state, replace(config, activation=activation), tmp_path / activation)
+        other = publish(tmp_path / activation, str(tmp_path / "published"), "mu")
+        assert digest(other.uri) == other.digest
+        digests.add(other.digest)
+    assert len(digests) == 2
+    assert model.digest in digests
 
 
 def test_frames_of_a_video_are_averaged_as_prompts_are(encoder: Encoder, model: Model) -> None:

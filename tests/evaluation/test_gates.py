@@ -12,7 +12,7 @@ from cliploom.evaluation.overlap import Overlap, analyse, bonferroni
 from cliploom.evaluation.results import Row
 from cliploom.evaluation.robustness import Shift
 from cliploom.evaluation.suite import Entry, Suite
-from cliploom.settings.evaluation import Evaluate
+from cliploom.settings.evaluation import Evaluate, EvaluateOverlap
 from cliploom.settings.registry import Gates
 
 
@@ -93,12 +93,32 @@ def test_overlap_fails_by_its_size_and_by_what_it_provably_adds() -> None:
     assert gates.judge([_row(0.9)], Gates(max_overlap_gain=0.0), (), (), [lucky]).passed  # 4 of 4 may be chance
 
 
+def test_a_gain_passes_where_nothing_overlaps_and_fails_where_nothing_is_left_to_compare() -> None:
+    limit = Gates(max_overlap_gain=0.5)
+    assert gates.judge([], limit, overlaps=[_overlap(0, 0, 80)]).passed
+    [reason] = gates.judge([], limit, overlaps=[_overlap(100, 80, 0)]).reasons
+    assert reason == "cats: what samples that training holds add was not measured, since it holds all of them"
+    assert gates.judge([], Gates(max_overlap=1.0), overlaps=[_overlap(100, 80, 0)]).passed
+
+
+@pytest.mark.parametrize("limit", [{"max_overlap": 0.5}, {"max_overlap_gain": 0.5}, {"min_robustness": 0.0}])
+def test_what_was_measured_nowhere_is_not_within_limits(limit: dict[str, Any]) -> None:
+    passed, [reason] = gates.judge([_row(0.9)], Gates.model_validate(limit))
+    assert not passed
+    assert "was not measured" in reason
+
+
 def test_robustness_fails_where_the_whole_interval_lies_below() -> None:
     def shift(effective: Estimate | None) -> Shift:
         return Shift("cats", "sketches", "zero-shot", Estimate(0.8, 0.7, 0.9), Estimate(0.4, 0.3, 0.5), None, effective)
 
     limit = Gates(min_robustness=0.0)
-    assert gates.judge([], limit, shifts=[shift(Estimate(-0.1, -0.2, 0.01)), shift(None)]).passed
+    assert gates.judge([], limit, shifts=[shift(Estimate(-0.1, -0.2, 0.01))]).passed
+    [reason] = gates.judge([], limit, shifts=[shift(Estimate(0.1, 0.0, 0.2)), shift(None)]).reasons
+    assert reason == (
+        "sketches (zero-shot): effective robustness was not measured: evaluate.references needs three models or more, "
+        "of different accuracies, with cats/sketches and sketches"
+    )
     [reason] = gates.judge([], limit, shifts=[shift(Estimate(-0.1, -0.2, -0.01))]).reasons
     assert reason == (
         "sketches (zero-shot): effective robustness is -10.0 points (95 % interval up to -1.0), below +0.0"
@@ -124,6 +144,15 @@ def test_gates_of_what_is_not_measured_are_refused(limits: dict[str, Any], said:
     gates.check(Evaluate(gates=Gates(floors={"cats/acc5": 0.5})), Suite("small", (entry,)))
     with pytest.raises(InputError, match=said):
         gates.check(Evaluate(gates=Gates.model_validate(limits)), Suite("small", (entry,)))
+
+
+def test_overlap_is_measured_where_something_is_classified() -> None:
+    entry = Entry.model_validate({"dataset": "pairs", "tasks": ["zeroshot_retrieval"]})
+    settings = Evaluate(gates=Gates(max_overlap=0.1), overlap=EvaluateOverlap(manifest="shards"))
+    with pytest.raises(InputError, match=r"gates\.max_overlap: the suite small has no task of classification"):
+        gates.check(settings, Suite("small", (entry,)))
+    both = (entry, Entry.model_validate({"dataset": "cats", "tasks": ["linear_probe"]}))
+    gates.check(settings, Suite("small", both))
 
 
 def test_robustness_needs_references() -> None:

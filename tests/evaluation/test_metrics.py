@@ -13,6 +13,7 @@ from sklearn.metrics import (
 )
 
 from cliploom.evaluation import metrics
+from cliploom.evaluation.intervals import wilson
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(6, 12))
@@ -60,6 +61,19 @@ def test_roc_aucs_interval_covers_the_truth_in_about_95_of_100_draws() -> None:
         found = metrics.roc_auc(random.normal(size=150) + positive, positive)
         covered.append(found.low <= truth <= found.high)
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize("ones", [1, 149])
+def test_roc_auc_of_one_sample_of_a_class_is_as_unsure_as_one_answer(ones: int) -> None:
+    random = np.random.default_rng(0)
+    truth = 0.760250
+    covered = []
+    for _ in range(200):
+        positive = np.arange(150) < ones
+        found = metrics.roc_auc(random.normal(size=150) + positive, positive)
+        assert found == wilson(found.value, 1)
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) >= 0.95
 
 
 def _eleven_points(scores: np.ndarray, shown: np.ndarray) -> float:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from cliploom.evaluation import paper, robustness
-from cliploom.evaluation.intervals import Estimate
+from cliploom.evaluation import paper
 
 _MODEL = "ViT-L/14@336px"
 
@@ -23,12 +22,6 @@ def test_zero_shot_and_probe_go_together_as_the_paper_says() -> None:
     assert sorted(found.within) == ["CIFAR10", "Caltech101", "Food101", "OxfordPets", "STL10"]
 
 
-def test_zero_shot_wins_on_16_of_27_data_sets_over_a_probe_on_resnet50() -> None:
-    gains = paper.zeroshot_minus_probe()
-    assert (sum(gain > 0 for gain in gains.values()), len(gains)) == (16, 27)
-    assert set(gains) == set(paper.zeroshot()[_MODEL])
-
-
 def test_all_nine_models_have_both_results() -> None:
     assert list(paper.zeroshot()) == list(paper.linear_probe())
     assert len(paper.zeroshot()) == 9
@@ -38,7 +31,6 @@ def test_all_nine_models_have_both_results() -> None:
 
 # Of the text and figures 9 and 13: multiply-accumulates of an image in billions, and accuracies on ImageNet's shifts.
 _GFLOPS = {"RN50": 6.1, "RN101": 9.9, "RN50x4": 21.5, "RN50x16": 75.3, "RN50x64": 265.9}
-_RESNET = {"ImageNetV2": 64.3, "ImageNet-R": 37.7, "ObjectNet": 32.6, "ImageNetSketch": 25.2, "ImageNet-A": 2.7}
 _CLIP = {"ImageNetV2": 70.1, "ImageNet-R": 88.9, "ObjectNet": 72.3, "ImageNetSketch": 60.2, "ImageNet-A": 77.1}
 
 
@@ -48,18 +40,6 @@ def test_zero_shot_error_falls_log_linearly_over_a_44_fold_range_of_compute() ->
     line = linregress(np.log(list(_GFLOPS.values())), np.log(errors))
     assert line.slope < 0
     assert line.rvalue**2 > 0.97
-
-
-def test_zero_shot_clip_gains_on_every_shift_over_a_resnet_of_its_accuracy() -> None:
-    """Figure 13: both have 76.2 % on ImageNet, so that what is beyond the ResNet is effective robustness."""
-    gains = {
-        name: robustness.relative(*(Estimate(one / 100, 0, 1) for one in (_RESNET[name], _CLIP[name])))
-        for name in _CLIP
-    }
-    rounded = {name: round(100 * gain, 1) for name, gain in gains.items()}
-    assert rounded == {
-        "ImageNetV2": 5.8, "ImageNet-R": 51.2, "ObjectNet": 39.7, "ImageNetSketch": 35.0, "ImageNet-A": 74.4
-    }  # fmt: skip
 
 
 def test_what_open_clip_measured_of_the_weights_is_near_what_the_paper_says() -> None:

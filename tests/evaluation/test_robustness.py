@@ -76,10 +76,24 @@ def test_the_mean_of_shifts_has_a_smaller_interval() -> None:
 def test_reference_models_come_from_a_table(tmp_path: Path) -> None:
     path = tmp_path / "models.csv"
     path.write_text("model,a,b,a/b\nx,0.5,0.3,0.6\ny,0.6,0.4,0.7\nz,0.7,0.5,0.8\nw,0.9,,\n")
-    line = robustness.line_of(robustness.read(str(path)), "a", "b")
-    assert line is not None
-    assert line.points == ((0.6, 0.3), (0.7, 0.4), (0.8, 0.5)), "on the shift's classes where the file has that"
-    assert robustness.line_of(robustness.read(str(path)), "a", "c") is None
+    known = robustness.read(str(path))
+    for whole in (True, False):
+        line = robustness.line_of(known, "a", "b", whole)
+        assert line is not None
+        assert line.points == ((0.6, 0.3), (0.7, 0.4), (0.8, 0.5)), "on the shift's classes where the file has that"
+    assert robustness.line_of(known, "a", "c", True) is None
+
+
+def test_accuracy_on_all_of_the_base_counts_where_the_shift_has_all_of_its_classes(tmp_path: Path) -> None:
+    path = tmp_path / "models.csv"
+    path.write_text("model,a,b,a/b\nx,0.5,0.3,0.6\ny,0.6,0.4,0.7\nz,0.7,0.5,0.8\nw,0.9,0.6,\n")
+    known = robustness.read(str(path))
+    parted, whole = (robustness.line_of(known, "a", "b", whole) for whole in (False, True))
+    assert parted is not None
+    assert whole is not None
+    assert set(whole.points) - set(parted.points) == {(0.9, 0.6)}
+    path.write_text("model,a,b\nx,0.5,0.3\ny,0.6,0.4\nz,0.7,0.5\n")
+    assert robustness.line_of(robustness.read(str(path)), "a", "b", False) is None
 
 
 @pytest.mark.parametrize(

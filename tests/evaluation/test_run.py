@@ -25,12 +25,14 @@ _SUITE = """
 """
 
 
-def _evaluate(folder: Path, model: Model, text: str = _SUITE, allowed: float = 0.0) -> run.Outcome:
+def _evaluate(
+    folder: Path, model: Model, text: str = _SUITE, allowed: float = 0.0, references: str | None = None
+) -> run.Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.yaml").write_text(text)
     found = suite.load(str(folder / "small.yaml"))
     opened = run.open_suite(found, str(folder))
-    settings = Evaluate(batch_size=5)
+    settings = Evaluate(batch_size=5, references=references)
     return run.evaluate(found, opened, model, [], str(folder / "features"), settings, allowed)
 
 
@@ -233,6 +235,90 @@ def test_a_shift_s_classes_must_be_the_other_set_s(folder: Path, model: Model) -
     text = "- {dataset: colours, tasks: [zeroshot_classification]}\n"
     with pytest.raises(InputError, match=r"data set shifted: colours has no class colour 0; put the names"):
         _evaluate(folder, model, text + "- {dataset: shifted, tasks: [zeroshot_classification], shift_of: colours}")
+
+
+def test_accuracies_on_all_classes_serve_a_shift_of_all_of_them_alone(
+    folder: Path, model: Model, without_ray: None
+) -> None:
+    sets.classification(folder / "colours")
+    sets.classification(folder / "same")
+    sets.classification(folder / "fewer", classes=3)
+    table = folder / "models.csv"
+    table.write_text("model,colours,same,fewer\na,0.3,0.2,0.2\nb,0.5,0.4,0.4\nc,0.7,0.5,0.5\n")
+    text = "- {dataset: colours, tasks: [zeroshot_classification]}\n"
+    for name in ("same", "fewer"):
+        text += f"- {{dataset: {name}, tasks: [zeroshot_classification], shift_of: colours}}\n"
+    found = _evaluate(folder, model, text, references=str(table)).shifts
+    assert [(one.shift_name, one.effective is not None) for one in found] == [("same", True), ("fewer", False)]
+
+
+def test_a_first_metric_of_five_classes_needs_as_many(folder: Path, model: Model, without_ray: None) -> None:
+    sets.classification(folder / "colours")
+    task = "- {dataset: colours, tasks: [zeroshot_classification], metrics: "
+    for metrics in ("[acc5]", "[mean_acc1_acc5, acc1]"):
+        with pytest.raises(InputError, match=r"colours has 4 classes: \w*acc5 needs five"):
+            _evaluate(folder, model, task + metrics + "}")
+    assert [row["metric"] for row in _evaluate(folder, model, task + "[acc1, acc5]}").rows] == ["acc1"]
+
+
+def _labelled(root: Path, split: str, labels: str) -> None:
+    """A split of two classes, a sample a digit."""
+    first = {"test": 0, "train": 1000, "val": 2000}[split]
+    files: dict[str, bytes] = {}
+    for number, label in enumerate(labels, first):
+        files |= {f"{number}.png": sets.encoded(sets.picture(number)), f"{number}.cls": label.encode()}
+    sets.write_layout(root, [files], names=["dull", "bright"], split=split)
+
+
+@pytest.mark.parametrize(
+    ("test", "train", "entry", "said"),
+    [
+        (
+            "0000",
+            "0101",
+            "tasks: [zeroshot_classification], metrics: [roc_auc]",
+            "roc_auc says nothing of the split test",
+        ),
+        (
+            "0101",
+            "00000001",
+            "tasks: [linear_probe], metrics: [roc_auc]",
+            "roc_auc can't choose the linear probe's penalty on a fifth of the split train",
+        ),
+        (
+            "0101",
+            "01010101",
+            "tasks: [linear_probe], metrics: [roc_auc], validation: val",
+            "roc_auc can't choose the linear probe's penalty on the split val",
+        ),
+        (
+            "0101",
+            "01",
+            "tasks: [linear_probe], metrics: [acc1]",
+            "acc1 can't choose the linear probe's penalty on a fifth of the split train, which has no samples",
+        ),
+        ("0101", "01", "tasks: [few_shot], metrics: [acc1]", "few_shot needs two samples or more of a class in train"),
+        ("0101", "00001", "tasks: [few_shot], metrics: [roc_auc]", "and of both classes for roc_auc"),
+    ],
+)
+def test_splits_that_a_metric_says_nothing_of_are_refused(
+    folder: Path, model: Model, without_ray: None, test: str, train: str, entry: str, said: str
+) -> None:
+    for split, labels in (("test", test), ("train", train), ("val", "1111")):
+        _labelled(folder / "faces", split, labels)
+    with pytest.raises(InputError, match=f"data set faces: .*{said}") as error:
+        _evaluate(folder, model, f"- {{dataset: faces, {entry}}}")
+    assert "\n" not in str(error.value)
+
+
+def test_few_shots_that_leave_one_class_to_validate_on_are_left_out(
+    folder: Path, model: Model, without_ray: None
+) -> None:
+    _labelled(folder / "faces", "test", "01010101")
+    _labelled(folder / "faces", "train", "000000000011")
+    entry = "- {dataset: faces, tasks: [few_shot], metrics: [%s]}"
+    names = [[row["metric"] for row in _evaluate(folder, model, entry % name).rows] for name in ("roc_auc", "acc1")]
+    assert names == [["fs1_roc_auc"], [f"fs{k}_acc1" for k in (1, 2, 4, 8)]]
 
 
 def test_a_multi_label_set_has_its_own_metric(folder: Path, model: Model, without_ray: None) -> None:

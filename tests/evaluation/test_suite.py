@@ -48,6 +48,10 @@ def test_suite_has_the_files_name_and_entries_those_of_their_folders(tmp_path: P
         ("- {dataset: a, name: x/y, tasks: [zeroshot_retrieval]}", "entry 1: name: "),
         ("- cats", "entry 1: "),
         (
+            "- {dataset: a, paper: imagenet, tasks: [zeroshot_classification]}",
+            r"entry 1: the paper has no results on imagenet; did you mean ImageNet\?",
+        ),
+        (
             "- {dataset: a, shift_of: b, tasks: [zeroshot_classification]}",
             "a is a shift of b, which the suite has not got",
         ),

@@ -22,7 +22,7 @@ from cliploom.errors import InputError
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.store import Features
 
-VERSION = 1
+VERSION = 2  # since the model's digest covers its config
 MANIFEST, MODEL, _UNDERWAY = "embeddings.json", "model", "model.json"
 _ABOUT = b"cliploom.embeddings"
 
@@ -123,7 +123,10 @@ def load(uri: str) -> Embeddings:
         )
         raise InputError(f"retrieve.embeddings: the embeddings in {uri} {state} jobs/embed.py")
     if told["format_version"] != VERSION:
-        raise InputError(f"{uri} has embeddings of format {told['format_version']}; this cliploom reads {VERSION}")
+        raise InputError(
+            f"{uri} has embeddings of format {told['format_version']}, this cliploom reads {VERSION}: make them anew "
+            "by jobs/embed.py, in another folder"
+        )
     keys: list[str] = []
     places: list[str] = []
     vectors = np.empty((told["rows"], told["model"]["dimensions"]), np.float32)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cliploom import storage
+from cliploom.errors import InputError
 from cliploom.evaluation.model import CONFIG, WEIGHTS
 from cliploom.evaluation.preparing import Batch
 from cliploom.evaluation.store import Features
@@ -41,13 +42,21 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Features:
-        """The features of a batch. A sample whose embedding is not finite gets that for a cause."""
+        """The features of a batch. A sample with an embedding that is not finite gets that for a cause.
+
+        Raises:
+            InputError: a class's embedding is not finite.
+        """
         begun = time.perf_counter()
         images, hidden = self._images(batch.pixels, batch.frames)
         texts = self._texts(batch.tokens, batch.group)
+        finite, bad_texts = np.isfinite(images).all(1), np.flatnonzero(~np.isfinite(texts).all(1))
+        if len(bad_texts) and not batch.keys:
+            name = batch.captions[bad_texts[0]]
+            raise InputError(f"the model's embedding of the class {name} is not finite: its weights are broken")
+        finite[np.array(batch.owners, np.int64)[bad_texts]] = False
         causes = [
-            cause or ("" if finite else "features not finite")
-            for cause, finite in zip(batch.causes, np.isfinite(images).all(1), strict=True)
+            cause or ("" if good else "features not finite") for cause, good in zip(batch.causes, finite, strict=True)
         ]
         return Features(
             keys=np.array(batch.keys, np.str_),

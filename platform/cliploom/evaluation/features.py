@@ -260,7 +260,10 @@ class _Actor:
         piece = row["piece"]
         if isinstance(piece.content, InputError):
             return row
-        return {"piece": replace(piece, content=self._encoder.encode(piece.content))}
+        try:
+            return {"piece": replace(piece, content=self._encoder.encode(piece.content))}
+        except InputError as fault:
+            return {"piece": replace(piece, content=fault)}
 
 
 def _lots(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -34,8 +34,9 @@ def run(train: Labelled, test: Labelled, classes: int, metric: str) -> list[Shot
 
     The penalty is chosen as for the probe, on at most four further examples a class, as Zhou et al. (2022, "Learning to
     Prompt for Vision-Language Models", CoOp) do; they are no part of what the classifier is fitted on. A class that has
-    no further example is not validated on; shots that leave none to any class are left out. Draws are nested: the
-    examples of fewer shots are among those of more.
+    no further example is not validated on; shots that leave none to any class are left out, and for the area under the
+    curve those that leave some to one class alone. Draws are nested: the examples of fewer shots are among those of
+    more.
 
     The interval covers the draw of the examples and that of the test samples.
 
@@ -47,7 +48,10 @@ def run(train: Labelled, test: Labelled, classes: int, metric: str) -> list[Shot
     """
     sizes = np.bincount(train.truth, minlength=classes)
     found = []
-    for examples in (examples for examples in SHOTS if examples < sizes.max()):
+    for examples in SHOTS:
+        further = draw(train.truth, examples, 0)[1]  # at each draw as many of each class
+        if not measures.measurable(metric, train.truth[further]):
+            continue
         drawn = [_one(train, test, classes, metric, examples, seed) for seed in range(SEEDS)]
         estimates = [one.estimate for one in drawn]
         values = [one.value for one in estimates]

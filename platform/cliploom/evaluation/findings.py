@@ -19,11 +19,12 @@ from cliploom.evaluation.examples import Example
 from cliploom.evaluation.features import Prompts
 from cliploom.evaluation.fewshot import Shot
 from cliploom.evaluation.intervals import Estimate
+from cliploom.evaluation.metrics import measurable
 from cliploom.evaluation.model import Model
 from cliploom.evaluation.probe import Labelled, Probe
 from cliploom.evaluation.results import Measure
 from cliploom.evaluation.store import Features, FeatureStore, concatenate
-from cliploom.evaluation.suite import SHOTS, Entry, Task
+from cliploom.evaluation.suite import BINARY, SHOTS, Entry, Task
 
 
 class Broken(NamedTuple):
@@ -131,6 +132,7 @@ def _classify(
     begun = time.perf_counter()
     classes, usable = store.load(prompts(dataset).digest), test.usable
     truth = labels.truth(usable, dataset.kind)
+    _check_test(entry, truth)
     measures: dict[Task, list[Measure]] = {}
     prompting, detail = dict[str, Estimate](), None
     if "zeroshot_classification" in entry.tasks:
@@ -194,17 +196,47 @@ def _trained(entry: Entry, dataset: Dataset, test: Labelled, store: FeatureStore
     if np.unique(train.truth, axis=0).shape[0] < 2:
         raise InputError(f"data set {dataset.name}: the training split {entry.train} has samples of one class alone")
     if "linear_probe" in entry.tasks:
-        fitted = probe.run(train, rest[0] if rest else None, test, count, entry.wanted("linear_probe"))
+        wanted = entry.wanted("linear_probe")
+        _check_validation(entry, wanted[0], train, rest[0] if rest else None)
+        fitted = probe.run(train, rest[0] if rest else None, test, count, wanted)
         measures["linear_probe"] = [one._replace(metric=f"lp_{one.metric}") for one in fitted.measures]
     if "few_shot" in entry.tasks:
         (metric,) = entry.wanted("few_shot")
         shots = fewshot.run(train, test, count, metric)
+        if not shots:
+            raise InputError(
+                f"data set {entry.name}: few_shot needs two samples or more of a class in {entry.train}, and of both "
+                f"classes for {BINARY}: add to this split, or leave few_shot out"
+            )
         names = dict(zip(SHOTS, entry.metrics_of("few_shot"), strict=True))
         measures["few_shot"] = [
             Measure(names[shot.examples], shot.estimate, shot.chance, len(test.truth)) for shot in shots
         ]
     broken = [one for split in splits for one in split.broken]
     return _Trained(measures, fitted, shots, sum(len(split.whole) for split in splits), broken)
+
+
+def _check_test(entry: Entry, truth: np.ndarray) -> None:
+    """Find out whether the metrics say anything of the test split."""
+    for metric in (metric for task in entry.tasks for metric in entry.wanted(task)):
+        if not measurable(metric, truth):
+            raise InputError(
+                f"data set {entry.name}: {metric} says nothing of the split {entry.split}, whose samples are all of "
+                "one kind: choose another split, or other metrics"
+            )
+
+
+def _check_validation(entry: Entry, metric: str, train: Labelled, validation: Labelled | None) -> None:
+    """Find out whether the probe's penalty can be chosen."""
+    if validation is None:
+        held, where = train.truth[probe.held_out(train.truth)], f"a fifth of the split {entry.train}"
+    else:
+        held, where = validation.truth, f"the split {entry.validation}"
+    if not measurable(metric, held):
+        raise InputError(
+            f"data set {entry.name}: {metric} can't choose the linear probe's penalty on {where}, which has no samples "
+            "or all of one kind: add to it, or name another split as `validation`"
+        )
 
 
 def _retrieve(

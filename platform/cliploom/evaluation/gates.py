@@ -2,7 +2,8 @@
 
 Gates judge 95 % intervals, not points. A floor is what a version has to show: the lower end of its interval must reach
 it. The other gates fail a version for what has been shown of it: that it is worse than the champion by more than is
-allowed, that samples which training holds have raised its accuracy, that it gives way under distribution shift.
+allowed, that samples which training holds have raised its accuracy, that it gives way under distribution shift. Where
+overlap or robustness were not measured, nothing can be said for the version, and their gates fail it too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cliploom.evaluation.intervals import Estimate
 from cliploom.evaluation.overlap import Overlap
 from cliploom.evaluation.results import AnyRow, Row, lookup
 from cliploom.evaluation.robustness import Shift
-from cliploom.evaluation.suite import Suite
+from cliploom.evaluation.suite import KINDS, Suite
 from cliploom.settings.evaluation import Evaluate
 from cliploom.settings.registry import Gates
 
@@ -44,9 +45,12 @@ def check(settings: Evaluate, suite: Suite) -> None:
     for key in gates.floors:
         if key not in known:
             raise InputError(f"evaluate.gates.floors: the suite {suite.name} has no {key}{nearest(key, known)}")
-    for name in ("max_overlap", "max_overlap_gain"):
-        if getattr(gates, name) is not None and settings.overlap.manifest is None:
+    classified = any("classification" in KINDS[task] for entry in suite.entries for task in entry.tasks)
+    for name in (name for name in ("max_overlap", "max_overlap_gain") if getattr(gates, name) is not None):
+        if settings.overlap.manifest is None:
             raise InputError(f"evaluate.gates.{name} needs evaluate.overlap.manifest, the training data to look in")
+        if not classified:
+            raise InputError(f"evaluate.gates.{name}: the suite {suite.name} has no task of classification")
     if gates.min_robustness is not None:
         if not any(entry.shift_of for entry in suite.entries):
             raise InputError(f"evaluate.gates.min_robustness: the suite {suite.name} has no shift (shift_of)")
@@ -134,23 +138,40 @@ def _regressions(pairs: Sequence[tuple[Row, AnyRow]], allowed: float) -> Iterato
 
 
 def _overlapping(overlaps: Sequence[Overlap], gates: Gates) -> Iterator[str]:
+    if (gates.max_overlap, gates.max_overlap_gain) != (None, None) and not overlaps:
+        yield "overlap with the training data was not measured: no data set of the suite has one class a sample"
     for one in overlaps:
         if gates.max_overlap is not None and one.share > gates.max_overlap:
             yield f"{one.dataset}: training holds {one.share:.1%} of its samples, more than {gates.max_overlap:.1%}"
-        proven = one.corrected is not None and one.corrected < _SIGNIFICANT
-        gain = 0.0 if one.gain is None else one.gain
-        if gates.max_overlap_gain is not None and proven and gain > gates.max_overlap_gain:
-            yield (
-                f"{one.dataset}: samples that training holds add {100 * gain:.1f} points (p = {one.corrected:.2g}), "
-                f"more than {100 * gates.max_overlap_gain:.1f}"
-            )
+        if gates.max_overlap_gain is not None:
+            yield from _gaining(one, gates.max_overlap_gain)
+
+
+def _gaining(one: Overlap, most: float) -> Iterator[str]:
+    if one.gain is None:
+        yield f"{one.dataset}: what samples that training holds add was not measured, since it holds all of them"
+    elif one.corrected is not None and one.corrected < _SIGNIFICANT and one.gain > most:  # None where none overlaps
+        yield (
+            f"{one.dataset}: samples that training holds add {100 * one.gain:.1f} points (p = {one.corrected:.2g}), "
+            f"more than {100 * most:.1f}"
+        )
 
 
 def _giving_way(shifts: Sequence[Shift], least: float | None) -> Iterator[str]:
+    if least is None:
+        return
+    if not shifts:
+        yield "effective robustness was not measured: the suite has no shift"
     for one in shifts:
-        if least is not None and one.effective is not None and one.effective.high < least:
+        name = f"{one.shift_name} ({one.classifier})"
+        if one.effective is None:
             yield (
-                f"{one.shift_name} ({one.classifier}): effective robustness is {100 * one.effective.value:+.1f} points "
+                f"{name}: effective robustness was not measured: evaluate.references needs three models or more, of "
+                f"different accuracies, with {one.base_name}/{one.shift_name} and {one.shift_name}"
+            )
+        elif one.effective.high < least:
+            yield (
+                f"{name}: effective robustness is {100 * one.effective.value:+.1f} points "
                 f"(95 % interval up to {100 * one.effective.high:+.1f}), below {100 * least:+.1f}"
             )
 

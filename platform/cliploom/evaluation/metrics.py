@@ -42,6 +42,20 @@ def of_scores(scores: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> 
     return found
 
 
+def measurable(metric: str, truth: np.ndarray) -> bool:
+    """Whether a metric says anything of samples.
+
+    None does of no samples, the area under the curve of one class alone, an average precision where nothing is shown.
+
+    Args:
+        metric: which.
+        truth: as of `of_scores`.
+    """
+    if metric == BINARY:
+        return len(np.unique(truth)) > 1
+    return truth.size > 0 and (truth.ndim == 1 or bool(truth.any()))
+
+
 def of_ranks(ranks: np.ndarray, truth: np.ndarray, classes: int, metrics: Sequence[str]) -> list[Measure]:
     """The metrics that follow from how many classes stand before each sample's own.
 
@@ -96,8 +110,11 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
     above = (together[positive] - rankdata(scores[positive])) / zeros  # of each positive, negatives below it
     below = 1 - (together[~positive] - rankdata(scores[~positive])) / ones
     value = float(above.mean())
-    variance = sum(float(part.var(ddof=1)) / len(part) for part in (above, below) if len(part) > 1)
-    return of_variance(value, variance, min(ones, zeros) if variance == 0 else ones + zeros)
+    fewest = min(ones, zeros)
+    if fewest < 2:  # of one sample there is no variance to estimate, and it decides everything
+        return of_variance(value, 0, fewest)
+    variance = sum(float(part.var(ddof=1)) / len(part) for part in (above, below))
+    return of_variance(value, variance, fewest if variance == 0 else ones + zeros)
 
 
 def mean_average_precision(scores: np.ndarray, shown: np.ndarray, precision: Precision) -> Estimate:

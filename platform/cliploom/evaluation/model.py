@@ -21,7 +21,7 @@ class Model:
     name: str
     version: int | None  # in the registry; None for a file
     uri: str  # folder with WEIGHTS, CONFIG, and the vocabulary where it is the model's own
-    digest: str  # of the weights as cliploom writes them, whatever they were read from, and of such a vocabulary
+    digest: str  # of WEIGHTS and CONFIG as cliploom writes them, whatever they were read from, and of such a vocabulary
     image_size: int  # pixels a side
     dimensions: int  # of embeddings
     context_length: int  # tokens
@@ -38,6 +38,7 @@ def digest(uri: str) -> str:
     """The digest of the model that `publish` has put into the folder `uri`, from its files as they are now."""
     with storage.opened(storage.join(uri, WEIGHTS)) as file:
         content = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # what is opened has readinto
+    content.update(storage.read(storage.join(uri, CONFIG)))
     place = storage.join(uri, vocabularies.NAME)
     if storage.exists(place):
         content.update(vocabularies.load(place).digest.encode())
@@ -64,19 +65,20 @@ def publish(weights: Path, uri: str, name: str, version: int | None = None) -> M
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files.save(loaded, folder)
-        with (folder / WEIGHTS).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-        storage.delete(storage.join(uri, vocabularies.NAME))
-        if vocabulary != vocabularies.clip():
-            content.update(vocabulary.digest.encode())
-            storage.write(storage.join(uri, vocabularies.NAME), vocabulary.pack())
-        for part in (WEIGHTS, CONFIG):
+        parts = [WEIGHTS, CONFIG]
+        if vocabulary == vocabularies.clip():
+            storage.delete(storage.join(uri, vocabularies.NAME))
+        else:
+            (folder / vocabularies.NAME).write_bytes(vocabulary.pack())
+            parts.append(vocabularies.NAME)
+        for part in parts:
             storage.upload(folder / part, storage.join(uri, part))
+        content = digest(temporary)
     return Model(
         name=name,
         version=version,
         uri=storage.absolute(uri),
-        digest=f"sha256:{content.hexdigest()}",
+        digest=content,
         image_size=loaded.config.image_size,
         dimensions=loaded.config.embed_dim,
         context_length=loaded.config.context_length,

@@ -41,9 +41,9 @@ def beyond() -> Table:
     return _read("beyond.csv")
 
 
-def zeroshot_minus_probe() -> Mapping[str, float]:
-    """Figure 5: zero-shot CLIP's accuracy less that of a probe on a ResNet-50 of ImageNet's, by data set."""
-    return {row["dataset"]: float(row["delta"]) / 100 for row in _rows("zeroshot_minus_resnet50_probe.csv")}
+def datasets() -> list[str]:
+    """The data sets of the tables of zero-shot results."""
+    return [name for table in (zeroshot(), beyond()) for name in next(iter(table.values()))]
 
 
 def relate(names: Sequence[str], zero: Sequence[float], probe: Sequence[float]) -> Relation:
@@ -56,11 +56,8 @@ def relate(names: Sequence[str], zero: Sequence[float], probe: Sequence[float]) 
 
 
 def _read(name: str) -> Table:
-    return {
-        row["model"]: {key: float(value) / 100 for key, value in row.items() if key != "model"} for row in _rows(name)
-    }
-
-
-def _rows(name: str) -> list[dict[str, str]]:
     text = resources.files("cliploom.evaluation").joinpath("published", name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return {
+        row["model"]: {key: float(value) / 100 for key, value in row.items() if key != "model"}
+        for row in csv.DictReader(text.splitlines())
+    }

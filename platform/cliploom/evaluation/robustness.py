@@ -131,15 +131,11 @@ def mean(values: Sequence[Estimate]) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def relative(before: Estimate, after: Estimate) -> float:
-    """Relative robustness: what a change of the model gains on the shift, whatever it does on the base."""
-    return after.value - before.value
-
-
 def read(uri: str) -> References:
     """Accuracies of reference models: a CSV with a column `model`, and one a data set with shares between 0 and 1.
 
-    A column `BASE/SHIFT` is the accuracy on BASE's samples of SHIFT's classes alone; a cell may be empty.
+    A column `BASE/SHIFT` is the accuracy on BASE's samples of SHIFT's classes, among these alone, as a model under
+    evaluation has it; a column `BASE` serves shifts that have all of BASE's classes, one to one. A cell may be empty.
 
     Raises:
         InputError: it is no such file; names the cell.
@@ -160,16 +156,23 @@ def read(uri: str) -> References:
     return found
 
 
-def line_of(references: References, base: str, shift: str) -> Line | None:
+def line_of(references: References, base: str, shift: str, whole: bool) -> Line | None:
     """The line of the reference models that have both accuracies; None where they are too few.
 
-    On the base it takes the accuracy on the shift's classes where the file has it, as a model under evaluation has.
+    Args:
+        references: from `read`.
+        base: a data set.
+        shift: of it.
+        whole: whether the shift has all of the base's classes, one to one: only then is accuracy on the base that on
+            the shift's classes, as a model under evaluation has it. Fewer classes are told apart more easily.
     """
-    pairs = [(known.get(f"{base}/{shift}", known.get(base)), known.get(shift)) for known in references.values()]
-    whole = [(x, y) for x, y in pairs if x is not None and y is not None]
-    if len({x for x, _ in whole}) < _LEAST:
+    pairs = [
+        (row.get(f"{base}/{shift}", row.get(base) if whole else None), row.get(shift)) for row in references.values()
+    ]
+    both = [(x, y) for x, y in pairs if x is not None and y is not None]
+    if len({x for x, _ in both}) < _LEAST:
         return None
-    return fit([x for x, _ in whole], [y for _, y in whole])
+    return fit([x for x, _ in both], [y for _, y in both])
 
 
 def _share(uri: str, model: str, name: str, text: str) -> float:

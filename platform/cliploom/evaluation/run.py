@@ -16,7 +16,7 @@ from cliploom.evaluation.model import Model
 from cliploom.evaluation.results import Row
 from cliploom.evaluation.robustness import Shift
 from cliploom.evaluation.store import FeatureStore
-from cliploom.evaluation.suite import BINARY, KINDS, MULTILABEL, Entry, Suite, Task
+from cliploom.evaluation.suite import BINARY, KINDS, MULTILABEL, TOP_FIVE, Entry, Suite, Task
 from cliploom.settings.evaluation import Evaluate
 
 
@@ -56,11 +56,13 @@ def open_suite(suite: Suite, root: str) -> list[Dataset]:
 def _check(entry: Entry, task: Task, dataset: Dataset) -> None:
     if dataset.kind not in KINDS[task]:
         raise InputError(f"data set {entry.name} is made for {dataset.kind}: {task} can't be measured on it")
-    wanted = set(entry.wanted(task))
-    if dataset.kind == "multilabel" and not wanted <= set(MULTILABEL):
+    wanted, classes = entry.wanted(task), len(dataset.classnames)
+    if dataset.kind == "multilabel" and not set(wanted) <= set(MULTILABEL):
         raise InputError(f"data set {entry.name} is multilabel: its entry needs metrics: [{MULTILABEL[0]}]")
-    if BINARY in wanted and len(dataset.classnames) != 2:
-        raise InputError(f"data set {entry.name} has {len(dataset.classnames)} classes: {BINARY} is of two alone")
+    if classes < 5 and wanted and wanted[0] in TOP_FIVE:
+        raise InputError(f"data set {entry.name} has {classes} classes: {wanted[0]} needs five, so put another first")
+    if BINARY in wanted and classes != 2:
+        raise InputError(f"data set {entry.name} has {classes} classes: {BINARY} is of two alone")
 
 
 def sources(entries: Sequence[Entry], opened: Sequence[Dataset], training: Sequence[Pictures] = ()) -> list[Source]:

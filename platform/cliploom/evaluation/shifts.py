@@ -51,7 +51,8 @@ def find(
     )
     truths = [labels.truth(one, "classification") for one in (on_base, on_shift)]
     texts = [store.load(findings.prompts(one.dataset).digest).texts for one in (base, shift)]
-    line = robustness.line_of(references, base.dataset.name, shift.dataset.name)
+    whole = len(grouped) == len(base.dataset.classnames)  # each stands for one, since none is empty or stands twice
+    line = robustness.line_of(references, base.dataset.name, shift.dataset.name, whole)
 
     def compare(classifier: str, base_scores: np.ndarray, shift_scores: np.ndarray) -> Shift:
         used, group = robustness.restricted(truths[0], grouped)

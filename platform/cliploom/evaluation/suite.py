@@ -17,6 +17,7 @@ Task = Literal["zeroshot_classification", "linear_probe", "few_shot", "zeroshot_
 Kind = Literal["classification", "multilabel", "retrieval"]
 
 RANKED = ("acc1", "acc5", "mean_acc1_acc5", "mean_per_class_recall")  # follow from where the right class stands
+TOP_FIVE = ("acc5", "mean_acc1_acc5")  # say nothing of fewer than five classes
 BINARY = "roc_auc"  # of two classes alone
 MULTILABEL = ("mean_average_precision_11point", "mean_average_precision")
 SCORED = (BINARY, *MULTILABEL)  # need the scores of all classes
@@ -134,7 +135,17 @@ def _entry(path: str, number: int, row: Any) -> Entry:
         if metric not in known:
             tasks = " and ".join(entry.tasks)
             raise InputError(f"suite {path}, entry {number}: {metric} is no metric of {tasks}{nearest(metric, known)}")
+    if entry.paper is not None:
+        _check_paper(f"suite {path}, entry {number}", entry.paper)
     return entry
+
+
+def _check_paper(place: str, name: str) -> None:
+    from cliploom.evaluation import paper  # and SciPy with it, which the workers that import this file do without
+
+    known = paper.datasets()
+    if name not in known:
+        raise InputError(f"{place}: the paper has no results on {name}{nearest(name, known)}")
 
 
 def _explain(error: ValidationError) -> str:
