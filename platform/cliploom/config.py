@@ -104,6 +104,19 @@ def require(config: Config, *names: str) -> None:
             raise InputError(f"{name} is not set: give it in the config file or as {name}=VALUE")
 
 
+def check_same(what: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that `what` goes on with the settings, by dotted key, that it was begun with.
+
+    Raises:
+        InputError: it doesn't; names the first key that differs.
+    """
+    for key, value in begun.items():
+        if now.get(key) != value:
+            raise InputError(
+                f"{what} was begun with {key}={value}, not {now.get(key)}: set that again, or give a new run.name"
+            )
+
+
 def _validated(tree: dict[str, Any], path: str | None) -> Config:
     try:
         return Config.model_validate(tree)

@@ -14,7 +14,7 @@ from cliploom.data.prepare import Result, write_quarantine
 from cliploom.data.runner import Runner
 from cliploom.data.shards import Shard, ShardIndex, index_shard
 from cliploom.data.tars import Fault
-from cliploom.errors import InputError, StorageError, TransportError
+from cliploom.errors import InputError, refused
 from cliploom.progress import Progress
 from cliploom.settings.data import Index
 
@@ -57,12 +57,8 @@ def _shards(source: str) -> list[str]:
     source = storage.absolute(source)
     if source.endswith(".tar"):
         return storage.expand(source)
-    try:
+    with refused("index.shards"):
         uris = [file.uri for file in storage.files(source) if file.uri.endswith(".tar")]
-    except TransportError:
-        raise
-    except StorageError as error:
-        raise InputError(f"index.shards: {error}") from None
     if not uris:
         raise InputError(f"index.shards: there are no .tar files below {source}")
     return uris

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cliploom import storage
 from cliploom.data.shards import SPANS, Shard, ShardIndex, index_shard
-from cliploom.errors import InputError, StorageError, TransportError
+from cliploom.errors import InputError, refused
 
 NAME = "manifest.parquet"
 VERSION = 1
@@ -90,17 +90,14 @@ def load(uri: str) -> Manifest:
         TransportError: it can't be read now.
     """
     try:
-        if uri.endswith(".tar"):
-            return _of_shards(storage.absolute(uri))
-        place = storage.absolute(uri if uri.endswith(".parquet") else storage.join(uri, NAME))
-        storage.size(place)  # answers in words where pyarrow has an error code
-        return _parse(place, place)
+        with refused("the manifest can't be read"):
+            if uri.endswith(".tar"):
+                return _of_shards(storage.absolute(uri))
+            place = storage.absolute(uri if uri.endswith(".parquet") else storage.join(uri, NAME))
+            storage.size(place)  # answers in words where pyarrow has an error code
+            return _parse(place, place)
     except FileNotFoundError:
         raise InputError(f"there is no manifest at {uri}: make one with jobs/prepare.py or jobs/index.py") from None
-    except TransportError:  # no fault of the input: it ends an attempt of a run, not the run
-        raise
-    except StorageError as error:
-        raise InputError(f"the manifest can't be read: {error}") from None
 
 
 def write(uri: str, rows: Iterable[tuple[Shard, ShardIndex]]) -> Manifest:

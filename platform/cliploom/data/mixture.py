@@ -21,7 +21,7 @@ from cliploom.data import manifest as manifests
 from cliploom.data.manifest import Manifest
 from cliploom.data.plan import Part
 from cliploom.data.shards import Shard, ShardIndex
-from cliploom.errors import InputError, StorageError, TransportError
+from cliploom.errors import InputError, refused
 from cliploom.settings.data import Data, Mixed
 
 _KEY_COLUMN = "key"
@@ -149,22 +149,19 @@ def load(recipe: Recipe) -> Mixture:
 def _entries(uri: str) -> set[str]:
     """What a deny-list names: a line each of a text file, or the column `key` of a parquet file."""
     try:
-        if not uri.endswith(".parquet"):
-            return {line.strip() for line in lists.read(uri, "data.deny") if line.strip()}
-        storage.size(uri)  # answers in words where pyarrow has an error code
-        system, path = storage.filesystem(uri)
-        with pq.ParquetFile(path, filesystem=system) as file:
-            if _KEY_COLUMN not in file.schema_arrow.names:
-                raise InputError(f"data.deny: {uri} has no column {_KEY_COLUMN}")
-            return set(file.read([_KEY_COLUMN])[_KEY_COLUMN].cast(pa.string()).drop_null().to_pylist())
+        with refused("data.deny"):
+            if not uri.endswith(".parquet"):
+                return {line.strip() for line in lists.read(uri, "data.deny") if line.strip()}
+            storage.size(uri)  # answers in words where pyarrow has an error code
+            system, path = storage.filesystem(uri)
+            with pq.ParquetFile(path, filesystem=system) as file:
+                if _KEY_COLUMN not in file.schema_arrow.names:
+                    raise InputError(f"data.deny: {uri} has no column {_KEY_COLUMN}")
+                return set(file.read([_KEY_COLUMN])[_KEY_COLUMN].cast(pa.string()).drop_null().to_pylist())
     except FileNotFoundError:
         raise InputError(f"data.deny: there is no file {uri}") from None
     except (UnicodeDecodeError, pa.ArrowException):
         raise InputError(f"data.deny: {uri} is no parquet file with keys of text") from None
-    except TransportError:
-        raise
-    except StorageError as error:
-        raise InputError(f"data.deny: {error}") from None
 
 
 def _named(manifest: Manifest, entries: set[str], met: set[str]) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from cliploom.data import tables
 from cliploom.data.shards import IMAGE_EXTENSIONS
 from cliploom.data.tables import Embedded, Line
 from cliploom.data.tars import Fault
-from cliploom.errors import InputError, StorageError, TransportError
+from cliploom.errors import InputError, refused
 from cliploom.settings.data import Prepare
 
 _DECODED = {*IMAGE_EXTENSIONS, "gif", "bmp", "tif", "tiff"}
@@ -41,23 +41,24 @@ def rows(settings: Prepare) -> Iterator[Row | Fault]:
     """
     source = settings.source or ""
     try:
-        if tables.is_coco(source):
-            if settings.layout == "classification":
-                raise InputError(f"prepare.layout: {source} has captions, and no classes")
-            yield from _table(settings, tables.COCO_IMAGE, tables.COCO_CAPTION, tables.coco(source))
-        elif tables.is_table(source):
-            text = settings.class_column if settings.layout == "classification" else settings.caption_column
-            files = storage.expand(source)
-            lines = itertools.chain.from_iterable(tables.lines(file, settings.image_column) for file in files)
-            yield from _table(settings, settings.image_column, text, lines)
-        else:
-            yield from _folder(settings, source)
+        with refused("prepare.source"):
+            yield from _rows(settings, source)
     except FileNotFoundError:
         raise InputError(f"prepare.source: there is no {source}") from None
-    except TransportError:
-        raise
-    except StorageError as error:
-        raise InputError(f"prepare.source: {error}") from None
+
+
+def _rows(settings: Prepare, source: str) -> Iterator[Row | Fault]:
+    if tables.is_coco(source):
+        if settings.layout == "classification":
+            raise InputError(f"prepare.layout: {source} has captions, and no classes")
+        yield from _table(settings, tables.COCO_IMAGE, tables.COCO_CAPTION, tables.coco(source))
+    elif tables.is_table(source):
+        text = settings.class_column if settings.layout == "classification" else settings.caption_column
+        files = storage.expand(source)
+        lines = itertools.chain.from_iterable(tables.lines(file, settings.image_column) for file in files)
+        yield from _table(settings, settings.image_column, text, lines)
+    else:
+        yield from _folder(settings, source)
 
 
 def _folder(settings: Prepare, source: str) -> Iterator[Row | Fault]:

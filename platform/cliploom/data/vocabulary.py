@@ -26,7 +26,7 @@ from tokenizers.trainers import BpeTrainer
 
 from cliploom import storage
 from cliploom.data.pieces import ALPHABET, END_OF_WORD, SPECIAL, SYMBOLS, clean, pieces, symbols
-from cliploom.errors import InputError, TransportError
+from cliploom.errors import InputError, refused
 
 NAME = "vocabulary.bpe"  # beside the weights of a model with a vocabulary of its own
 _CLIP = "clip_vocabulary.bpe"
@@ -90,13 +90,10 @@ def load(uri: str | None, digest: str | None = None) -> Vocabulary:
         TransportError: it can't be read now.
     """
     try:
-        found = parse(storage.read(uri, length=_MOST_BYTES + 1), uri) if uri else clip()
+        with refused(f"the vocabulary file {uri} can't be read", OSError):
+            found = parse(storage.read(uri, length=_MOST_BYTES + 1), uri) if uri else clip()
     except FileNotFoundError:
         raise InputError(f"there is no vocabulary file {uri}: make one with jobs/vocabulary.py") from None
-    except TransportError:  # no fault of the input: it ends an attempt of a run, not the run
-        raise
-    except OSError as error:
-        raise InputError(f"the vocabulary file {uri} can't be read: {error}") from None
     if digest is not None and found.digest != digest:
         raise InputError(f"{uri} has changed since the run began: restore it, or begin a run anew")
     return found

@@ -8,9 +8,8 @@ import operator
 from typing import Any
 
 from cliploom import storage
-from cliploom.config import Config, keys
+from cliploom.config import Config, check_same, keys
 from cliploom.data import mixture as mixtures
-from cliploom.errors import InputError
 from cliploom.search.records import Records
 from cliploom.settings.data import Data
 
@@ -36,12 +35,8 @@ def check_goes_on(config: Config, records: Records) -> None:
     place, now = storage.join(records.folder, "begun.json"), _deciding(config)
     if records.read(0) is None or not storage.exists(place):  # until a trial begins, a dry run may try other settings
         storage.write(place, json.dumps(now, indent=1).encode())
-    for key, value in json.loads(storage.read(place)).items():
-        if now.get(key) != value:
-            raise InputError(
-                f"search {config.run.name} was begun with {key}={value}, not {now.get(key)}: "
-                "set that again, or give a new run.name"
-            )
+    else:
+        check_same(f"search {config.run.name}", json.loads(storage.read(place)), now)
 
 
 def _deciding(config: Config) -> dict[str, Any]:

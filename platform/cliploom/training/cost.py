@@ -25,7 +25,6 @@ from cliploom.training.step import text_buckets
 _FP32, _BF16 = 4, 2  # bytes
 _MOST_ROWS = 32  # that activations and operations are counted of; both grow with the rows
 _SAMPLE = 64  # captions whose lengths stand for all
-_BOTH = (True, False)
 _TIMES = 3  # a measured step is the fastest of so many
 
 
@@ -109,10 +108,12 @@ def estimate(run: Run) -> Cost:
     passes = whole + (forward if count > 1 else 0)  # the first pass, that makes rows without activations
     if train.activation_checkpointing:
         passes += forward
-    trained, frozen = (sum(p.numel() for p in network.parameters() if p.requires_grad is wanted) for wanted in _BOTH)
+    parameters = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = parameters - trained
     buffers = sum(buffer.numel() for buffer in network.buffers())
     return Cost(
-        parameters=trained + frozen,
+        parameters=parameters,
         sample_flops=passes / len(tokens),
         state_bytes={stage: _state_bytes(trained, frozen, stage, workers, train) for stage in range(4)},
         activation_bytes=held / len(tokens) * rows,

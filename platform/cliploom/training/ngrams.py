@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cliploom import objectives, storage
 from cliploom.config import Config, require
-from cliploom.errors import InputError, TransportError
+from cliploom.errors import InputError, refused
 from cliploom.objectives import dictionary
 
 
@@ -29,13 +29,10 @@ def read(config: Config, vocab_size: int, known_digest: str | None = None) -> Te
     require(config, "objective.ngrams")
     uri = storage.absolute(str(config.objective.ngrams))
     try:
-        table = dictionary.unpack(storage.read(uri), vocab_size, uri)
+        with refused(f"the dictionary {uri} (objective.ngrams) can't be read", OSError):
+            table = dictionary.unpack(storage.read(uri), vocab_size, uri)
     except FileNotFoundError:
         raise InputError(f"there is no dictionary {uri} (objective.ngrams): make one with jobs/ngrams.py") from None
-    except TransportError:  # no fault of the input: it ends an attempt of the run, not the run
-        raise
-    except OSError as error:
-        raise InputError(f"the dictionary {uri} (objective.ngrams) can't be read: {error}") from None
     if known_digest is not None and digest(table) != known_digest:
         raise InputError(f"{uri} (objective.ngrams) has changed since the run began: restore it, or begin a run anew")
     return table

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cliploom import objectives, storage
-from cliploom.config import Config, require
+from cliploom.config import Config, check_same, require
 from cliploom.data import mixture as mixtures
 from cliploom.data import vocabulary as vocabularies
 from cliploom.data.plan import micro_batches
@@ -233,9 +233,5 @@ def check_goes_on(run: Run) -> None:
             f"{run.steps * run.stream.global_batch_size:,} asked for now: set train.samples or train.epochs as "
             "they were, or give a new run.name"
         )
-    for key, value in {"model.factor": 1, **done.settings}.items():  # of factor 1 the oldest say nothing
-        if run.settings.get(key) != value:
-            raise InputError(
-                f"run {run.config.run.name} was begun with {key}={value}, not {run.settings.get(key)}: "
-                "set that again, or give a new run.name"
-            )
+    begun = {"model.factor": 1, **done.settings}  # of factor 1 the oldest say nothing
+    check_same(f"run {run.config.run.name}", begun, run.settings)
